@@ -1,0 +1,2 @@
+//! See tests/Cargo.toml.
+#![allow(clippy::unwrap_used)]
