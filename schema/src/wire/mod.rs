@@ -1,0 +1,25 @@
+//! The documents between controller and agent. Bytes are signed, not structures; unknown fields are ignored, and
+//! whoever reads one must understand all that it `requires`.
+
+mod intent;
+mod report;
+mod signed;
+
+pub use intent::{
+    Check, Confirm, ConfirmBy, FailedUnits, FailedUnitsPolicy, Goal, INTENT_PAYLOAD_TYPE, Intent,
+    Mode, OnTimeout, Order, Probe, SYSTEM_V1, SystemGoal, system_digest,
+};
+pub use report::{
+    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FailedUnit, Hold,
+    Identity, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running, Stage,
+};
+pub use signed::{Keys, Signature, Signed, SignedError, key_text, pae};
+
+/// The format that this release writes. It reads this one and the two before.
+pub const FORMAT: u32 = 1;
+
+/// An intent or a report is at most this long: it is read with this limit before it is parsed.
+pub const MAX_DOCUMENT: usize = 1 << 20;
+
+/// A line of a stream (a log line, a frame of a session) is at most this long.
+pub const MAX_LINE: usize = 64 << 10;
