@@ -1,0 +1,310 @@
+//! What manifests come to: every default and override merged, so that nobody downstream asks what "not given" means.
+//!
+//! The only `Option`s left are those whose absence is a meaning of its own (no specialisation, no jump host).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Adopt, Confirm, Delivery, DiscoverFrom, DriftPolicy, Duration, FailedUnitsPolicy, HostKey,
+    Jump, Labels, MaxUnavailable, Mode, OnTimeout, Reboot, Selector, Signatures,
+};
+use crate::{
+    Address, HostName, System,
+    status::{Reason, Severity},
+};
+
+/// All manifests of one revision, checked against each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetManifests {
+    /// What holds for all.
+    pub fleet: ResolvedFleet,
+    /// Hosts by name.
+    pub hosts: BTreeMap<HostName, ResolvedHost>,
+    /// Checks by name; those of a host are also in its `activation.health`.
+    pub checks: BTreeMap<String, ResolvedCheck>,
+    /// Sinks of events by name.
+    pub alerts: BTreeMap<String, ResolvedAlert>,
+    /// Binary caches by name.
+    pub caches: BTreeMap<String, ResolvedCache>,
+}
+
+/// What holds for the fleet as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedFleet {
+    /// The fleet's name.
+    pub name: String,
+    /// How many hosts change at once.
+    pub rollout: ResolvedRollout,
+    /// Whether new hosts are taken over without asking.
+    pub adopt: Adopt,
+    /// Where hosts come from.
+    pub discover_from: DiscoverFrom,
+    /// Labels of hosts that were discovered.
+    pub discovered_labels: Labels,
+    /// Whether commits must be signed.
+    pub signatures: Signatures,
+}
+
+/// How many hosts change at once, and when to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedRollout {
+    /// Hosts that change at the same time.
+    pub max_concurrent: u32,
+    /// Groups by a label's value.
+    pub max_unavailable: Vec<MaxUnavailable>,
+    /// Failed hosts after which a revision goes no further.
+    pub max_failures: u32,
+}
+
+impl Default for ResolvedRollout {
+    fn default() -> Self {
+        Self {
+            max_concurrent: 10,
+            max_unavailable: Vec::new(),
+            max_failures: 1,
+        }
+    }
+}
+
+/// One host with all that is to be known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedHost {
+    /// Its name.
+    pub name: HostName,
+    /// What selectors see.
+    pub labels: Labels,
+    /// Notes.
+    pub annotations: Labels,
+    /// Nix' name of its platform.
+    pub system: System,
+    /// What is evaluated for it.
+    pub target: Target,
+    /// Where it answers.
+    pub address: Address,
+    /// How to connect.
+    pub ssh: ResolvedSsh,
+    /// Who brings new configurations.
+    pub delivery: Delivery,
+    /// How they are activated, confirmed and judged.
+    pub activation: ResolvedActivation,
+    /// What happens when somebody else changed it.
+    pub drift: ResolvedDrift,
+    /// Hosts that must be ready before it changes.
+    pub depends_on: Vec<HostName>,
+    /// Whether Git says to leave it alone.
+    pub suspend: bool,
+    /// Generations that stay on it.
+    pub keep_generations: u32,
+    /// Whether it may be rebooted.
+    pub reboot: Reboot,
+    /// The specialisation to run; none: the configuration itself.
+    pub specialisation: Option<String>,
+}
+
+/// What is evaluated for a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Target {
+    /// An attribute of the repository's flake.
+    Flake {
+        /// Such as `nixosConfigurations.web-1.config.system.build.toplevel`.
+        attribute: String,
+    },
+    /// An attribute of a Nix file of the repository.
+    File {
+        /// Relative to the repository's root, without `..`.
+        file: String,
+        /// The attribute within.
+        attr: String,
+    },
+}
+
+/// How to connect to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedSsh {
+    /// The user.
+    pub user: String,
+    /// The port.
+    pub port: u16,
+    /// Keys that the host may show; empty: the one seen at adoption.
+    pub host_keys: Vec<HostKey>,
+    /// A machine on the way.
+    pub jump: Option<Jump>,
+    /// Become root by passwordless sudo.
+    #[serde(rename = "become")]
+    pub become_root: bool,
+}
+
+impl Default for ResolvedSsh {
+    fn default() -> Self {
+        Self {
+            user: "root".to_owned(),
+            port: 22,
+            host_keys: Vec::new(),
+            jump: None,
+            become_root: false,
+        }
+    }
+}
+
+/// How a configuration is activated, confirmed and judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedActivation {
+    /// What an activation does.
+    pub mode: Mode,
+    /// Who confirms.
+    pub confirm: Confirm,
+    /// How long the host waits for that.
+    pub confirm_timeout: Duration,
+    /// After how long an activation is stuck.
+    pub activation_timeout: Duration,
+    /// What happens to a stuck one.
+    pub on_timeout: OnTimeout,
+    /// How long units are watched.
+    pub settle: Duration,
+    /// What newly failed units mean.
+    pub failed_units: ResolvedFailedUnits,
+    /// Checks that must pass, in the order of their names.
+    pub health: Vec<ResolvedCheck>,
+}
+
+impl Default for ResolvedActivation {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Switch,
+            confirm: Confirm::Controller,
+            confirm_timeout: Duration::from_secs(120),
+            activation_timeout: Duration::from_mins(15),
+            on_timeout: OnTimeout::Report,
+            settle: Duration::from_secs(10),
+            failed_units: ResolvedFailedUnits::default(),
+            health: Vec::new(),
+        }
+    }
+}
+
+/// What newly failed units mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedFailedUnits {
+    /// Back, or only told.
+    pub policy: FailedUnitsPolicy,
+    /// Units that don't count.
+    pub ignore: Vec<String>,
+}
+
+impl Default for ResolvedFailedUnits {
+    fn default() -> Self {
+        Self {
+            policy: FailedUnitsPolicy::Rollback,
+            ignore: Vec::new(),
+        }
+    }
+}
+
+/// What happens when somebody else changed a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedDrift {
+    /// Corrected, told or ignored.
+    pub policy: DriftPolicy,
+    /// How often the host is looked at.
+    pub interval: Duration,
+}
+
+impl Default for ResolvedDrift {
+    fn default() -> Self {
+        Self {
+            policy: DriftPolicy::Alert,
+            interval: Duration::from_mins(5),
+        }
+    }
+}
+
+/// A check that a host must pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedCheck {
+    /// Its name.
+    pub name: String,
+    /// What is asked.
+    pub probe: Probe,
+    /// How long one try may take.
+    pub timeout: Duration,
+    /// How many tries.
+    pub attempts: u32,
+    /// The time between two.
+    pub interval: Duration,
+}
+
+/// What a check asks, on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Probe {
+    /// A unit is active.
+    Unit {
+        /// With its suffix.
+        name: String,
+    },
+    /// A port takes connections.
+    Tcp {
+        /// An IP address: the agent resolves no names.
+        address: std::net::IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// A URL answers.
+    Http {
+        /// `http://` with an IP address or `localhost`.
+        url: String,
+        /// The wanted status.
+        status: u16,
+    },
+    /// A command ends with 0.
+    Command {
+        /// Program and arguments; no shell.
+        argv: Vec<String>,
+    },
+}
+
+/// A sink of events and its filters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedAlert {
+    /// Its name.
+    pub name: String,
+    /// Where events go.
+    pub url: String,
+    /// The file with the HMAC key, on the controller's machine.
+    pub secret_file: String,
+    /// The least severity.
+    pub severity: Severity,
+    /// Reasons that pass; empty: all.
+    pub kinds: Vec<Reason>,
+    /// Hosts whose events pass; none: all, and events of no host.
+    pub hosts: Option<Selector>,
+    /// Nothing is sent.
+    pub suspend: bool,
+}
+
+/// A binary cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedCache {
+    /// Its name.
+    pub name: String,
+    /// `file:///path`.
+    pub url: String,
+    /// The key its paths are signed with; none: the fleet's own.
+    pub public_key: Option<String>,
+    /// Whether trueup copies what it built there.
+    pub push: bool,
+}
