@@ -1,0 +1,46 @@
+//! `cargo xtask agent`: the static program for hosts, small enough to be copied to any of them in a moment.
+
+use crate::exec;
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// It travels to every host that lacks it; above this somebody has linked what a host does not need.
+const SIZE_MAX_BYTES: u64 = 5 * 1024 * 1024;
+
+/// Builds it and gives its path. An explicit `--target` keeps `crt-static` from build scripts and proc macros;
+/// `RUSTFLAGS` in the environment would rebuild everything else too.
+pub fn build() -> Result<PathBuf> {
+    let flags = format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]");
+    exec::run(
+        exec::cargo()
+            .args([
+                "build",
+                "--package",
+                "trueup-agent",
+                "--bin",
+                "trueup-agent",
+            ])
+            .args(["--profile", "agent", "--target", TARGET, "--config", &flags]),
+    )?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| exec::root().join("target"), PathBuf::from);
+    let path = target.join(TARGET).join("agent/trueup-agent");
+    let size = path
+        .metadata()
+        .with_context(|| format!("look at {}", path.display()))?
+        .len();
+    ensure!(
+        size <= SIZE_MAX_BYTES,
+        "{} has {size} bytes, more than {SIZE_MAX_BYTES}",
+        path.display()
+    );
+    Ok(path)
+}
+
+pub fn run(_args: &[String]) -> Result<()> {
+    let path = build()?;
+    println!("{} {} bytes", path.display(), path.metadata()?.len());
+    Ok(())
+}
