@@ -1,2 +1,6 @@
-//! See tests/Cargo.toml.
+//! Promises that concern a host, shown on real hosts and judged from the host. See `harness` for how to get some.
 #![allow(clippy::unwrap_used)]
+
+#[allow(dead_code, reason = "the harness offers what the coming tests need")]
+mod harness;
+mod hosts;

@@ -14,11 +14,11 @@
 #   lab net NAME on|off       plug in or pull its network cable
 #   lab list [-o json]        hosts: name, address, port, key, hostKey, known_hosts, state, bootId
 #   lab logs NAME [ARGS]      its journal, read from its disk, so also of a dead host
-#   lab env                   exports for a shell: PATH with nix, NIX_CONFIG, NIX_SSHOPTS, TRUEUP_LAB_*
+#   lab env [-o json]         exports for a shell: PATH with nix, NIX_CONFIG, NIX_SSHOPTS, TRUEUP_LAB_*
 #   lab seed STORE            put the fixture fleets' builder (busybox) into a store; prints its name and hash
 #   lab down [NAME...]        destroy those named, or the whole lab
 #   lab base | check          make the shared root | say whether hosts can run here (exit 3 and why, if not)
-#   lab claim PID | reap      take a free lab id, owned by process PID | destroy the labs whose owner is gone
+#   lab claim PID | reap      take a free lab id for as long as process PID lives | destroy the labs whose owner is gone
 #
 # Settings: TRUEUP_LAB_ID (0..199, one per lab; the network is 10.211.ID.0/24; default 7),
 # TRUEUP_LAB_CACHE (the shared root; default ~/.cache/trueup-lab), TRUEUP_LAB_MIRROR (default: this machine's apt's).
@@ -298,20 +298,25 @@ list() {
     printf '%-16s %-16s %s\n' "$n" "$(address "$n")" "$state"
   done
 }
-lab_env() {
-  local tools=$BASE/usr/lib/trueup-lab
-  cat <<E
-export TRUEUP_LAB_ID='$ID' TRUEUP_LAB_STATE='$LAB' TRUEUP_LAB_NET='$NET' TRUEUP_LAB_BUSYBOX='$tools/busybox'
-export TRUEUP_LAB_NIX='$tools/nix/bin'
-export PATH='$tools/nix/bin':"\$PATH"
-export NIX_SSHOPTS='$(ssh_options)'
-export NIX_CONFIG='experimental-features = nix-command flakes
+lab_env() { # [-o json]
+  local tools=$BASE/usr/lib/trueup-lab name sep=''
+  local -A env=(
+    [TRUEUP_LAB_ID]=$ID [TRUEUP_LAB_STATE]=$LAB [TRUEUP_LAB_NET]=$NET
+    [TRUEUP_LAB_NIX]=$tools/nix/bin [TRUEUP_LAB_BUSYBOX]=$tools/busybox
+    [NIX_SSHOPTS]=$(ssh_options)
+    [NIX_CONFIG]="experimental-features = nix-command flakes
 build-users-group =
 substituters =
 sandbox-fallback = false
 sandbox-paths = /bin/sh=$tools/nix/bin/bash-static
-secret-key-files = $LAB/cache-key.sec'
-E
+secret-key-files = $LAB/cache-key.sec"
+  )
+  if [ "${1:-} ${2:-}" = "-o json" ]; then # no value has a quote or a backslash in it
+    for name in "${!env[@]}"; do printf '%s"%s":"%s"' "${sep:-{}" "$name" "${env[$name]//$'\n'/\\n}"; sep=,; done
+    printf '}\n'; return
+  fi
+  for name in "${!env[@]}"; do echo "export $name='${env[$name]}'"; done
+  echo "export PATH='$tools/nix/bin':\"\$PATH\""
 }
 seed() { # STORE
   local nix=$BASE/usr/lib/trueup-lab/nix/bin/nix tree=$BASE/usr/lib/trueup-lab/busybox
@@ -325,6 +330,8 @@ claim() { # PID
   for i in $(seq $ID_FIRST_CLAIMED $ID_LAST); do
     mkdir "$LABS/$i" 2>/dev/null || continue
     stamp_of "$1" > "$LABS/$i/owner" || { rmdir "$LABS/$i"; die "no process $1"; }
+    # When the owner is gone, also by kill -9, the lab goes too; `reap` is for when this guard was killed as well.
+    ( TRUEUP_LAB_ID=$i setsid bash "$SELF" __guard "$1" & ) </dev/null >/dev/null 2>&1 9>&-
     echo "$i"; return
   done
   die "no lab id is free; 'lab reap' destroys those whose owner is gone"
@@ -355,7 +362,7 @@ case $cmd in
     case ${2:-} in on) ip link set "$(link "$n")" up ;; off) ip link set "$(link "$n")" down ;; *) die "net NAME on|off" ;; esac ;;
   list) list "$@" ;;
   logs) n=$(host_name "${1:?logs NAME}"); shift; known "$n"; journalctl -D "$LAB/hosts/$n/upper/var/log/journal" --no-pager "$@" ;;
-  env) lab_env ;;
+  env) lab_env "$@" ;;
   seed) seed "${1:?seed STORE}" ;;
   base) need_tools; make_base; echo "$BASE" ;;
   check) check ;;
@@ -363,5 +370,6 @@ case $cmd in
   reap) reap ;;
   __supervise) supervise "$@" ;;
   __boot) boot "$@" ;;
+  __guard) tail -s 0.3 -f /dev/null --pid="$1"; exec "$SELF" down ;;
   *) die "no command '$cmd'; 'lab help' lists them" ;;
 esac
