@@ -1,2 +1,3 @@
 //! See tests/Cargo.toml.
 #![allow(clippy::unwrap_used)]
+mod layering;
