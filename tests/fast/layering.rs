@@ -58,7 +58,7 @@ const OUTSIDE: [(&str, &[&str]); 2] = [
 ];
 
 /// crate's folder, room, and rooms of the same crate that it must not use. An edge and other edges: see [`room_arrows`].
-const ROOMS: [(&str, &str, &[&str]); 6] = [
+const ROOMS: [(&str, &str, &[&str]); 5] = [
     ("controller", "edge", &["api", "cli"]),
     ("controller", "api", &["cli"]),
     (
@@ -68,7 +68,6 @@ const ROOMS: [(&str, &str, &[&str]); 6] = [
     ),
     ("controller/engine", "pipeline", &["reconcile"]),
     ("controller/engine", "reconcile", &["pipeline"]),
-    ("agent", "exec", &["activate", "component", "components"]),
 ];
 
 /// The one edge that the others may use.

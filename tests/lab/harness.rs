@@ -318,12 +318,20 @@ fn possible() -> Result<(), String> {
         .clone()
 }
 
-fn list(id: &str) -> Result<Vec<Host>> {
+pub fn list(id: &str) -> Result<Vec<Host>> {
     serde_json::from_str(&script(id, &["list", "-o", "json"])?).context("read the lab's list")
 }
 
-fn script(id: &str, args: &[&str]) -> Result<String> {
-    let out = lab_command(id, args).output().context("start bash")?;
+pub fn script(id: &str, args: &[&str]) -> Result<String> {
+    script_owned_by(id, std::process::id(), args)
+}
+
+/// One call of `lab.sh` for the lab `id`; the lab goes when process `owner` does, if it was claimed for that.
+pub fn script_owned_by(id: &str, owner: u32, args: &[&str]) -> Result<String> {
+    let out = lab_command(id, args)
+        .env("TRUEUP_LAB_OWNER", owner.to_string())
+        .output()
+        .context("start bash")?;
     ensure!(
         out.status.success(),
         "lab {args:?}: {}: {}",
@@ -333,13 +341,20 @@ fn script(id: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// A process that does nothing and can be killed.
+pub fn sleeper() -> std::process::Child {
+    command("sleep")
+        .arg("600")
+        .spawn()
+        .expect("sleep is installed")
+}
+
 fn lab_command(id: &str, args: &[&str]) -> Command {
     let mut command = command("bash");
     command
         .arg(workspace().join("xtask/lab/lab.sh"))
         .args(args)
         .env("TRUEUP_LAB_ID", id)
-        .env("TRUEUP_LAB_OWNER", std::process::id().to_string())
         .stdin(Stdio::null());
     command
 }

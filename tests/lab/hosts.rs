@@ -1,6 +1,9 @@
 //! The lab itself: that its hosts are what the other tests take them for. Nothing of trueup runs here.
 
-use crate::harness::Lab;
+use crate::harness::{Lab, list, script, script_owned_by, sleeper, wait};
+use std::time::Duration;
+
+const GONE_MAX: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_lab_host_boots_crashes_and_reboots() {
@@ -77,4 +80,24 @@ fn the_boot_default_is_activated_before_systemd_starts() {
         web.link("/run/booted-system").as_deref(),
         Some("/nix/store/x-top")
     );
+}
+
+/// A test binary that is killed leaves nothing behind: its lab goes with it.
+#[test]
+fn a_lab_goes_with_its_owner_also_after_kill_9() {
+    if Lab::up(&[]).is_none() {
+        return;
+    }
+    let mut owner = sleeper();
+    let id = script("0", &["claim", &owner.id().to_string()])
+        .unwrap()
+        .trim()
+        .to_owned();
+    script_owned_by(&id, owner.id(), &["up", "web-9"]).unwrap();
+    assert_eq!(list(&id).unwrap().len(), 1);
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let state = std::path::PathBuf::from("/var/tmp/trueup-lab").join(&id);
+    wait(GONE_MAX, || (!state.exists()).then_some(())).expect("the lab is destroyed");
+    assert_eq!(list(&id).unwrap().len(), 0);
 }
