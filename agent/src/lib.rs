@@ -1,1 +1,120 @@
-//! stub
+//! The program on a host: takes a signed intent, activates it under a dead-man, has it confirmed over a fresh
+//! connection, commits it, or goes back by itself. No shell, no name service, nothing that waits for a controller.
+
+use std::path::PathBuf;
+
+use trueup_schema::wire::Order;
+
+pub mod activate;
+pub mod boot;
+pub mod cli;
+pub mod component;
+pub mod confirm;
+pub mod deadman;
+pub mod exec;
+pub mod files;
+pub mod journal;
+pub mod judge;
+pub mod offer;
+pub mod preflight;
+pub mod report;
+pub mod resume;
+pub mod session;
+pub mod system;
+pub mod trust;
+pub mod units;
+
+/// What can go wrong in a verb, as told to the person or controller at the other end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Not root.
+    #[error("NotRoot: trueup-agent must run as root (directly, or by `sudo -n`); this is uid {0}")]
+    NotRoot(u32),
+    /// Wrong arguments.
+    #[error("usage: {0}")]
+    Usage(String),
+    /// Standard input is not what it should be.
+    #[error("can't read the request: {0}")]
+    Request(String),
+    /// No such attempt here.
+    #[error("no attempt {0} on this host")]
+    NoAttempt(String),
+    /// A confirmation that does not count.
+    #[error("{reason}: {message}")]
+    NotConfirmed {
+        /// `NotFresh`, `WrongNonce`, `NotAwaiting`.
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// The intent is not where it was put.
+    #[error("the intent of {0} is gone from the state folder")]
+    NoIntent(Order),
+    /// A component can't.
+    #[error("{component}: {message}")]
+    Component {
+        /// Which.
+        component: String,
+        /// Why.
+        message: String,
+    },
+    /// Running a program.
+    #[error(transparent)]
+    Exec(#[from] exec::ExecError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] files::FileError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+    /// Standard output is gone.
+    #[error("can't answer: {0}")]
+    Answer(std::io::Error),
+}
+
+/// `<term>-<serial>`.
+#[must_use]
+pub fn parse_order(text: &str) -> Option<Order> {
+    let (term, serial) = text.split_once('-')?;
+    let number = |s: &str| -> Option<u64> {
+        let plain = (1..=20).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
+        if plain { s.parse().ok() } else { None }
+    };
+    Some(Order {
+        term: number(term)?,
+        serial: number(serial)?,
+    })
+}
+
+/// The program itself, as units must name it.
+pub fn own_path() -> Result<PathBuf, AgentError> {
+    std::env::current_exe().map_err(|e| AgentError::Request(format!("own path: {e}")))
+}
+
+/// The store path that this program runs from, if it does.
+#[must_use]
+pub fn own_store_path() -> Option<trueup_schema::StorePath> {
+    let exe = own_path().ok()?;
+    let rest = exe.strip_prefix("/nix/store").ok()?;
+    let first = rest.components().next()?;
+    let path = std::path::Path::new("/nix/store").join(first);
+    path.to_str()?.parse().ok()
+}
+
+/// 16 random bytes in hex.
+#[must_use]
+pub fn nonce() -> String {
+    use std::fmt::Write as _;
+    use std::io::Read as _;
+    let mut bytes = [0_u8; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    if read.is_err() {
+        // Not secret then, but still unlike any other attempt's: the nonce is a name, SSH is the guard.
+        bytes[..8].copy_from_slice(&journal::boottime().to_le_bytes());
+        bytes[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+    }
+    bytes.iter().fold(String::new(), |mut out, b| {
+        let _fits = write!(out, "{b:02x}");
+        out
+    })
+}

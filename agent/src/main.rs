@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! Entry: arguments in, exit code out. All work is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trueup_agent::cli::run()
+}

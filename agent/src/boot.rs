@@ -1,0 +1,172 @@
+//! What a power cut would boot, by the loader that is found. It reads; only the closure's own script writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use trueup_schema::StorePath;
+
+use crate::files;
+
+/// What boots this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootDefault {
+    /// Name of the loader, as in a report.
+    pub loader: &'static str,
+    /// The closure, if it could be told.
+    pub closure: Option<StorePath>,
+}
+
+/// Looks at the host.
+#[must_use]
+pub fn detect() -> BootDefault {
+    detect_in(Path::new("/"))
+}
+
+fn detect_in(root: &Path) -> BootDefault {
+    let found = |loader, closure| BootDefault { loader, closure };
+    let lab = root.join("boot/default");
+    if let Ok(target) = fs::read_link(&lab)
+        && let Some(path) = target.to_str().and_then(|t| t.parse().ok())
+    {
+        return found("lab", Some(path));
+    }
+    for esp in ["boot", "efi", "boot/efi"] {
+        let esp = root.join(esp);
+        if esp.join("loader/loader.conf").is_file() {
+            let signed = esp.join("EFI/Linux").is_dir()
+                && dir_names(&esp.join("EFI/Linux"))
+                    .iter()
+                    .any(|n| n.starts_with("nixos-"));
+            let loader = if signed { "lanzaboote" } else { "systemd-boot" };
+            return found(loader, systemd_boot(root, &esp));
+        }
+    }
+    if root.join("boot/extlinux/extlinux.conf").is_file() {
+        let text = files::text(root.join("boot/extlinux/extlinux.conf"));
+        return found("extlinux", extlinux(&text));
+    }
+    if root.join("boot/grub/grub.cfg").is_file() {
+        return found(
+            "grub",
+            first_init(&files::text(root.join("boot/grub/grub.cfg"))),
+        );
+    }
+    if let Ok(target) = fs::read_link(root.join("sbin/init")) {
+        let closure = target.to_str().and_then(init_closure);
+        if closure.is_some() {
+            return found("init-link", closure);
+        }
+    }
+    let any = root.join("boot").is_dir() && !dir_names(&root.join("boot")).is_empty();
+    found(if any { "unknown" } else { "none" }, None)
+}
+
+fn dir_names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// `init=/nix/store/…/init` of a kernel command line.
+fn init_closure(text: &str) -> Option<StorePath> {
+    let at = text.find("/nix/store/")?;
+    let end = text[at..].find("/init").map(|e| at + e)?;
+    text[at..end].parse().ok()
+}
+
+fn first_init(text: &str) -> Option<StorePath> {
+    let line = text.lines().find(|l| l.contains("init=/nix/store/"))?;
+    let at = line.find("init=")?;
+    init_closure(&line[at..])
+}
+
+fn systemd_boot(root: &Path, esp: &Path) -> Option<StorePath> {
+    let conf = files::text(esp.join("loader/loader.conf"));
+    let default = conf.lines().find_map(|l| {
+        let mut words = l.split_whitespace();
+        (words.next() == Some("default")).then(|| words.next().unwrap_or("").to_owned())
+    })?;
+    if let Some(number) = default
+        .strip_prefix("nixos-generation-")
+        .and_then(|d| d.strip_suffix(".conf"))
+        && number.bytes().all(|b| b.is_ascii_digit())
+    {
+        let entry = files::text(esp.join("loader/entries").join(&default));
+        let by_entry = first_init(&entry);
+        if by_entry.is_some() {
+            return by_entry;
+        }
+        let link: PathBuf = root.join(format!("nix/var/nix/profiles/system-{number}-link"));
+        return files::store_path(link);
+    }
+    if default.contains('/') || default.contains('*') {
+        return None;
+    }
+    first_init(&files::text(esp.join("loader/entries").join(&default)))
+}
+
+fn extlinux(text: &str) -> Option<StorePath> {
+    let word = |line: &str, key: &str| -> Option<String> {
+        let mut words = line.split_whitespace();
+        words
+            .next()
+            .is_some_and(|w| w.eq_ignore_ascii_case(key))
+            .then(|| words.collect::<Vec<_>>().join(" "))
+    };
+    let default = text.lines().find_map(|l| word(l, "default"))?;
+    let mut here = false;
+    for line in text.lines() {
+        if let Some(label) = word(line, "label") {
+            here = label == default;
+        }
+        if here && let Some(path) = first_init(line) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos-system-a";
+
+    #[test]
+    fn a_systemd_boot_entry_names_the_closure() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let loader = dir.path().join("boot/loader/entries");
+        fs::create_dir_all(&loader).expect("made");
+        fs::write(
+            dir.path().join("boot/loader/loader.conf"),
+            "timeout 3\ndefault nixos-generation-7.conf\n",
+        )
+        .expect("written");
+        fs::write(
+            loader.join("nixos-generation-7.conf"),
+            format!("title NixOS\noptions init={A}/init loglevel=4\n"),
+        )
+        .expect("written");
+        let got = detect_in(dir.path());
+        assert_eq!(got.loader, "systemd-boot");
+        assert_eq!(got.closure.map(|p| p.to_string()), Some(A.to_owned()));
+    }
+
+    #[test]
+    fn extlinux_names_its_default_label() {
+        let text = format!(
+            "DEFAULT nixos-default\nLABEL nixos-1\n APPEND init=/nix/store/x/init\nLABEL nixos-default\n APPEND init={A}/init x\n"
+        );
+        assert_eq!(extlinux(&text).map(|p| p.to_string()), Some(A.to_owned()));
+    }
+
+    #[test]
+    fn an_empty_host_has_no_loader() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(detect_in(dir.path()).loader, "none");
+    }
+}

@@ -1,0 +1,163 @@
+//! Verbs and arguments. One line of JSON out, errors by name on standard error.
+
+use std::io::{stdin, stdout};
+use std::process::ExitCode;
+
+use trueup_schema::Timestamp;
+use trueup_schema::wire::{Hold, OfferReply, Order};
+
+use crate::files::{self, Layout};
+use crate::{AgentError, activate, confirm, deadman, journal, offer, parse_order, report, resume};
+
+const USAGE: &str = "trueup-agent version [-o json] | report | offer [--follow] | watch | confirm --order T-S --nonce N \
+| resume | hold --for 2h --reason TEXT | release";
+/// A hold lasts at most so long.
+const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
+
+/// Runs the verb that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).take(32).collect();
+    match verb(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("trueup-agent: {e}");
+            ExitCode::from(if matches!(e, AgentError::Usage(_)) {
+                2
+            } else {
+                1
+            })
+        }
+    }
+}
+
+fn option<'a>(args: &'a [String], name: &str) -> Result<&'a str, AgentError> {
+    let at = args.iter().position(|a| a == name);
+    let value = at.and_then(|i| args.get(i + 1));
+    value
+        .map(String::as_str)
+        .ok_or_else(|| AgentError::Usage(format!("{name} is missing; {USAGE}")))
+}
+
+fn order(args: &[String]) -> Result<Order, AgentError> {
+    let text = option(args, "--order")?;
+    parse_order(text).ok_or_else(|| AgentError::Usage(format!("`{text}` is not TERM-SERIAL")))
+}
+
+fn verb(args: &[String]) -> Result<(), AgentError> {
+    let (name, rest) = args
+        .split_first()
+        .ok_or_else(|| AgentError::Usage(USAGE.to_owned()))?;
+    if name == "version" {
+        return version(rest);
+    }
+    let uid = rustix::process::geteuid();
+    if !uid.is_root() {
+        return Err(AgentError::NotRoot(uid.as_raw()));
+    }
+    let layout = Layout::default();
+    layout.create()?;
+    let out = &mut stdout().lock();
+    match name.as_str() {
+        "report" | "adopt-info" => {
+            if let Err(e) = resume::close_if_rebooted(&layout) {
+                eprintln!("trueup-agent: {e}");
+            }
+            offer::say(out, &report::take(&layout)?)
+        }
+        "offer" => {
+            let envelope = offer::read_envelope(stdin().lock())?;
+            let reply = offer::offer(&layout, &envelope)?;
+            offer::say(out, &reply)?;
+            match reply {
+                OfferReply::Begun { order } | OfferReply::Busy { order }
+                    if rest.iter().any(|a| a == "--follow") =>
+                {
+                    offer::follow(&layout, order, out)
+                }
+                _ => Ok(()),
+            }
+        }
+        "watch" => {
+            let last = journal::orders(&layout).pop();
+            let order = last.ok_or_else(|| AgentError::NoAttempt("at all".to_owned()))?;
+            offer::follow(&layout, order, out)
+        }
+        "confirm" => {
+            let report = confirm::confirm(&layout, order(rest)?, option(rest, "--nonce")?)?;
+            offer::say(out, &report)
+        }
+        "activate" => activate::run(&layout, order(rest)?),
+        "deadman" => {
+            let deadline = option(rest, "--deadline")?;
+            let deadline = deadline
+                .parse()
+                .map_err(|_| AgentError::Usage("--deadline NANOSECONDS".to_owned()))?;
+            deadman::wait_and_act(&layout, order(rest)?, option(rest, "--boot-id")?, deadline)
+        }
+        "resume" => resume::close_if_rebooted(&layout),
+        "hold" => hold(&layout, rest),
+        "release" => {
+            let _not_there = std::fs::remove_file(layout.file("hold.json"));
+            Ok(files::sync_dir(&layout.root)?)
+        }
+        other => Err(AgentError::Usage(format!("`{other}` is no verb; {USAGE}"))),
+    }
+}
+
+fn version(rest: &[String]) -> Result<(), AgentError> {
+    if rest.first().map(String::as_str) == Some("-o") {
+        let value = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "path": crate::own_store_path(),
+            "understands": report::UNDERSTANDS,
+        });
+        return offer::say(&mut stdout().lock(), &value);
+    }
+    println!("trueup-agent {}", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+/// `90s`, `5m`, `2h`, `1d`.
+fn seconds(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor)
+        .filter(|s| (1..=MAX_HOLD_SECS).contains(s))
+}
+
+fn hold(layout: &Layout, rest: &[String]) -> Result<(), AgentError> {
+    let secs = seconds(option(rest, "--for")?)
+        .ok_or_else(|| AgentError::Usage("--for takes 90s, 5m, 2h, 1d; at most 30d".to_owned()))?;
+    let until = Timestamp::now().as_second().saturating_add_unsigned(secs);
+    let until = Timestamp::from_second(until).map_err(|e| AgentError::Usage(e.to_string()))?;
+    let by = std::env::var("SUDO_USER").unwrap_or_else(|_| "root".to_owned());
+    let hold = Hold {
+        until,
+        reason: option(rest, "--reason")?.chars().take(500).collect(),
+        by,
+    };
+    Ok(files::write_json(&layout.file("hold.json"), &hold)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_bounded() {
+        assert_eq!(seconds("2h"), Some(7200));
+        for bad in ["", "h", "2", "0s", "99999d", "-1s", "2 h"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The verb `confirm`: is this connection really new? It only leaves a note; the activation's process commits.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use trueup_core::agent::Phase;
+use trueup_schema::wire::{Order, Report};
+
+use crate::activate::Confirmation;
+use crate::files::{self, Layout};
+use crate::{AgentError, journal, report, session};
+
+/// How often the end is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+/// The commit ends within this, or the caller asks again: settle time, profile, boot entry.
+const WAIT: Duration = Duration::from_secs(600);
+
+fn no(reason: &'static str, message: String) -> AgentError {
+    AgentError::NotConfirmed { reason, message }
+}
+
+/// Checks, notes, waits for the end.
+pub fn confirm(layout: &Layout, order: Order, nonce: &str) -> Result<Report, AgentError> {
+    let read =
+        journal::read(layout, order)?.ok_or_else(|| AgentError::NoAttempt(order.to_string()))?;
+    let state = read.state;
+    let committing = state.confirmed && state.phase != Phase::RollingBack;
+    if state.nonce.as_deref() != Some(nonce) {
+        return Err(no(
+            "WrongNonce",
+            format!("this is not the nonce of {order}"),
+        ));
+    }
+    if state.phase == Phase::Awaiting {
+        let since = state.since.as_ref().map_or(u64::MAX, |m| m.at);
+        let Some(own) = session::own() else {
+            return Err(no(
+                "NotFresh",
+                "this is no SSH connection, so it proves nothing".to_owned(),
+            ));
+        };
+        if !session::is_fresh(&own, state.accepted.session.as_ref(), since) {
+            return Err(no(
+                "NotFresh",
+                "this SSH connection is older than the end of the activation: open a new one"
+                    .to_owned(),
+            ));
+        }
+        let note = Confirmation {
+            nonce: nonce.to_owned(),
+            session: own,
+        };
+        files::write_json(&layout.attempt(order).join("confirm"), &note)?;
+    } else if !committing && state.phase != Phase::Ended {
+        return Err(no(
+            "NotAwaiting",
+            format!("{order} is at {:?}", state.phase),
+        ));
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < WAIT {
+        let phase = journal::read(layout, order)?.map(|r| r.state.phase);
+        if phase == Some(Phase::Ended) {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    report::take(layout)
+}

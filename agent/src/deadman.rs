@@ -1,0 +1,290 @@
+//! The dead-man: two lines that bring the host back when nobody else does. A process that waits for the absolute
+//! deadline with all it needs in memory, and behind it a timer of systemd. A file decides who acts: whoever renames
+//! `armed-<attempt>` first; who gets ENOENT has lost and touches nothing.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::time::{ClockId, clock_gettime};
+use trueup_core::agent::{Event, Fault, Phase};
+use trueup_schema::wire::{Order, Stage};
+
+use crate::component::Context;
+use crate::exec::{self, ExecError};
+use crate::files::{self, Layout};
+use crate::journal::{self, Journal, JournalError};
+use crate::{AgentError, activate, units};
+
+/// The agent itself acts at the deadline, the first line so much later.
+pub const BEHIND: Duration = Duration::from_secs(15);
+/// The second line again so much later.
+const SECOND: Duration = Duration::from_secs(15);
+/// How often the waiting process looks.
+const LOOK: Duration = Duration::from_millis(200);
+/// A roll-back by another process of ours may take so long before it is taken over.
+const TAKE_OVER: Duration = Duration::from_secs(600);
+/// Stopping the activation's unit: its own TimeoutStopSec is 5 s.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The activation's unit.
+#[must_use]
+pub fn activation_unit(order: Order) -> String {
+    format!("trueup-activate-{order}.service")
+}
+
+/// Arms both lines for `deadline` (ns of boot time), reads them back, and then takes older ones away.
+pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
+    let claim = layout.claim("armed", order);
+    let decided = ["disarmed", "fired"]
+        .iter()
+        .any(|k| layout.claim(k, order).exists());
+    if !claim.exists() && !decided {
+        files::write_atomic(&claim, b"")?;
+    }
+    let older = names(layout, order);
+    let tag = crate::nonce()[..8].to_owned();
+    let first = format!("trueup-deadman-{order}-{tag}");
+    let second = format!("trueup-deadman2-{order}-{tag}");
+    let mut all = older.clone();
+    all.extend([format!("{first}.service"), format!("{second}.timer")]);
+    files::write_json(&layout.attempt(order).join("deadmen"), &all)?;
+
+    let agent = crate::own_path()?;
+    let agent = agent.to_string_lossy();
+    let log = layout.attempt(order).join("deadman.log");
+    let output = format!("append:{}", log.display());
+    let fire = deadline.saturating_add(nanos(BEHIND));
+    let (order_text, boot, fire_text) = (order.to_string(), journal::boot_id(), fire.to_string());
+    let verb = [
+        "deadman",
+        "--order",
+        &order_text,
+        "--boot-id",
+        &boot,
+        "--deadline",
+        &fire_text,
+    ];
+    let streams = [
+        format!("StandardOutput={output}"),
+        format!("StandardError={output}"),
+    ];
+
+    let unit = format!("--unit={first}");
+    let mut args = vec!["--quiet", "--no-ask-password", "--collect", &unit];
+    for p in [
+        "Type=exec",
+        "Restart=on-failure",
+        "RestartSec=0",
+        "StartLimitIntervalSec=0",
+        "DefaultDependencies=no",
+        "IgnoreOnIsolate=yes",
+        "OOMScoreAdjust=-1000",
+        "KillMode=mixed",
+        "SendSIGHUP=no",
+        &streams[0],
+        &streams[1],
+    ] {
+        args.extend(["-p", p]);
+    }
+    args.push("--");
+    args.push(&agent);
+    args.extend(verb);
+    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+
+    let on_startup = format!(
+        "OnStartupSec={}us",
+        on_startup_us(fire.saturating_add(nanos(SECOND)))?
+    );
+    let unit = format!("--unit={second}");
+    let mut args = vec!["--quiet", "--no-ask-password", "--collect", &unit];
+    for p in [
+        &on_startup,
+        "AccuracySec=100ms",
+        "RemainAfterElapse=no",
+        "DefaultDependencies=no",
+        "IgnoreOnIsolate=yes",
+    ] {
+        args.extend(["--timer-property", p]);
+    }
+    for p in [
+        "Type=oneshot",
+        "IgnoreOnIsolate=yes",
+        "DefaultDependencies=no",
+        "OOMScoreAdjust=-1000",
+        &streams[0],
+        &streams[1],
+    ] {
+        args.extend(["-p", p]);
+    }
+    args.push("--");
+    args.push(&agent);
+    args.extend(verb);
+    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+
+    let (first, second) = (format!("{first}.service"), format!("{second}.timer"));
+    units::systemctl(
+        &["is-active", "--quiet"],
+        &[&first, &second],
+        units::SYSTEMCTL_LIMIT,
+    )?;
+    stop(&older);
+    files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
+    Ok(())
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// systemd counts OnStartupSec from the start of userspace, in monotonic time: an absolute deadline that no
+/// daemon-reload moves.
+fn on_startup_us(deadline: u64) -> Result<u64, ExecError> {
+    let text = exec::tool_ok(
+        "systemctl",
+        &["show", "--property=UserspaceTimestampMonotonic", "--value"],
+        units::SYSTEMCTL_LIMIT,
+    )?;
+    let userspace: u64 = text.trim().parse().unwrap_or(0);
+    let t = clock_gettime(ClockId::Monotonic);
+    let mono = t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_nsec.unsigned_abs() / 1_000;
+    let left = deadline.saturating_sub(journal::boottime()) / 1_000;
+    Ok(mono.saturating_sub(userspace).saturating_add(left))
+}
+
+fn names(layout: &Layout, order: Order) -> Vec<String> {
+    let read = files::read_json(&layout.attempt(order).join("deadmen"));
+    read.ok().flatten().unwrap_or_default()
+}
+
+fn stop(names: &[String]) {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if !names.is_empty() {
+        // Best effort: the file has decided already.
+        let _told = units::systemctl(
+            &["stop", "--no-block", "--quiet"],
+            &names,
+            units::SYSTEMCTL_LIMIT,
+        );
+    }
+}
+
+/// Takes the right to act away from the dead-man. `false`: it has fired.
+pub fn disarm(layout: &Layout, order: Order) -> Result<bool, AgentError> {
+    decide(layout, order, "disarmed")
+}
+
+/// Takes the right to roll back. `false`: it is disarmed.
+pub fn fire(layout: &Layout, order: Order) -> Result<bool, AgentError> {
+    decide(layout, order, "fired")
+}
+
+fn decide(layout: &Layout, order: Order, as_what: &str) -> Result<bool, AgentError> {
+    let to = layout.claim(as_what, order);
+    Ok(files::claim(&layout.claim("armed", order), &to)? || to.exists())
+}
+
+/// Takes away what an ended attempt left: the process, the timer, the claim.
+pub fn clean(layout: &Layout, order: Order) {
+    for kind in ["armed", "disarmed", "fired"] {
+        let _gone = fs::remove_file(layout.claim(kind, order));
+    }
+    stop(&names(layout, order));
+}
+
+/// The verb `deadman`: waits, and acts if nobody decided before.
+pub fn wait_and_act(
+    layout: &Layout,
+    order: Order,
+    boot: &str,
+    deadline: u64,
+) -> Result<(), AgentError> {
+    // All that is needed stays in memory; where that is not allowed it works none the less.
+    let _best_effort = mlockall(MlockAllFlags::CURRENT);
+    if journal::boot_id() != boot {
+        return Ok(()); // another boot: resume closes the record
+    }
+    let (armed, fired) = (layout.claim("armed", order), layout.claim("fired", order));
+    loop {
+        if !armed.exists() && !fired.exists() {
+            return Ok(());
+        }
+        let now = journal::boottime();
+        if now >= deadline {
+            break;
+        }
+        thread::sleep(LOOK.min(Duration::from_nanos(deadline - now)));
+    }
+    act(layout, order, &armed, &fired)
+}
+
+fn act(layout: &Layout, order: Order, armed: &Path, fired: &Path) -> Result<(), AgentError> {
+    let won = files::claim(armed, fired)?;
+    if !won && !fired.exists() {
+        return Ok(()); // disarmed
+    }
+    if !won {
+        // Somebody is on the way back already: let them, as long as they live.
+        let until = journal::boottime() + nanos(TAKE_OVER);
+        while journal::boottime() < until {
+            match Journal::open(layout, order) {
+                Err(JournalError::Locked(_)) => thread::sleep(LOOK),
+                _ => break,
+            }
+        }
+    }
+    let unit = activation_unit(order);
+    if let Err(e) = units::systemctl(&["stop", "--quiet"], &[&unit], STOP_LIMIT) {
+        eprintln!("trueup-agent: stopping {unit}: {e}"); // not loaded any more is fine
+    }
+    let mut journal = open_when_free(layout, order)?;
+    let phase = journal.state.phase;
+    let ctx = activate::context(layout, order)?;
+    match phase {
+        Phase::Ended => return Ok(()),
+        Phase::Armed | Phase::Applying | Phase::Awaiting => {
+            journal.append(layout, Event::RollingBack(unattended(phase)))?;
+        }
+        _ => {}
+    }
+    activate::drive(&ctx, &mut journal)
+}
+
+fn unattended(phase: Phase) -> Fault {
+    let (stage, what) = match phase {
+        Phase::Awaiting => (
+            Stage::Confirm,
+            "nobody confirmed, and the agent that waited is gone",
+        ),
+        _ => (
+            Stage::Activate,
+            "the agent that activated is gone or did not end in time",
+        ),
+    };
+    Fault {
+        stage,
+        message: format!("the dead-man acted: {what}"),
+        evidence: false,
+        failed_units: Vec::new(),
+    }
+}
+
+fn open_when_free(layout: &Layout, order: Order) -> Result<Journal, AgentError> {
+    let until = journal::boottime() + nanos(STOP_LIMIT);
+    loop {
+        match Journal::open(layout, order) {
+            Err(JournalError::Locked(_)) if journal::boottime() < until => thread::sleep(LOOK),
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Does an armed or fired claim stand?
+#[must_use]
+pub fn stands(ctx: &Context) -> bool {
+    ["armed", "fired"]
+        .iter()
+        .any(|k| ctx.layout.claim(k, ctx.order()).exists())
+}

@@ -1,0 +1,286 @@
+//! An attempt's journal: append-only, each record synced before the effect that follows it. A torn last record is
+//! ignored, a bad earlier one is `JournalCorrupt`: nothing is touched then.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use trueup_core::agent::{Event, IllegalEvent, Moment, State, apply};
+use trueup_schema::Timestamp;
+use trueup_schema::wire::{Order, Stage};
+
+use crate::files::{self, FileError, Layout};
+
+/// Format of a record.
+const FORMAT: u32 = 1;
+/// Length and checksum.
+const HEAD: usize = 8;
+/// A record is never longer.
+const MAX_RECORD: usize = 1 << 20;
+
+/// What is wrong with a journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A record before the last is damaged.
+    #[error("JournalCorrupt: {path}: record {record}: {message}")]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// Which record, from 0.
+        record: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// Another process of ours has this attempt.
+    #[error("another process has the attempt {0}")]
+    Locked(Order),
+    /// The machine refuses the event.
+    #[error(transparent)]
+    Illegal(#[from] IllegalEvent),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    format: u32,
+    seq: u64,
+    boot_id: String,
+    boottime: u64,
+    at: Timestamp,
+    event: Event,
+}
+
+/// What a journal says.
+#[derive(Debug)]
+pub struct Read {
+    /// The fold.
+    pub state: State,
+    /// The boot in which the last record was written.
+    pub boot_id: String,
+    /// When each stage began.
+    pub timeline: Vec<(Timestamp, Stage)>,
+    records: u64,
+    good: u64,
+}
+
+/// An attempt's journal, open for writing and locked.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    order: Order,
+    records: u64,
+    /// The fold of all records.
+    pub state: State,
+}
+
+/// Now, in boot time.
+#[must_use]
+pub fn now() -> Moment {
+    Moment {
+        boot_id: boot_id(),
+        at: boottime(),
+    }
+}
+
+/// Nanoseconds since boot, suspend included.
+#[must_use]
+pub fn boottime() -> u64 {
+    let t = clock_gettime(ClockId::Boottime);
+    t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs()
+}
+
+/// Which boot this is.
+#[must_use]
+pub fn boot_id() -> String {
+    files::text("/proc/sys/kernel/random/boot_id")
+}
+
+/// Reads an attempt; `None` when there is no whole record.
+pub fn read(layout: &Layout, order: Order) -> Result<Option<Read>, JournalError> {
+    let path = layout.journal(order);
+    match files::read_bounded(&path)? {
+        Some(bytes) => parse(&path, &bytes),
+        None => Ok(None),
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Option<Read>, JournalError> {
+    let mut state = None;
+    let mut timeline = Vec::new();
+    let mut boot_id = String::new();
+    let (mut offset, mut records) = (0_usize, 0_u64);
+    loop {
+        let rest = &bytes[offset..];
+        let corrupt = |message: String| JournalError::Corrupt {
+            path: path.to_owned(),
+            record: records,
+            message,
+        };
+        let (Some(len), Some(crc)) = (word(rest, 0), word(rest, 4)) else {
+            break; // end, or a torn head
+        };
+        let len = len as usize;
+        let Some(body) = rest.get(HEAD..HEAD.saturating_add(len)) else {
+            if len > MAX_RECORD {
+                return Err(corrupt(format!("length {len}")));
+            }
+            break; // torn
+        };
+        if crc32c::crc32c(body) != crc {
+            if rest.len() == HEAD + len {
+                break; // the last one, written in part
+            }
+            return Err(corrupt("checksum".to_owned()));
+        }
+        let record: Record = serde_json::from_slice(body).map_err(|e| corrupt(e.to_string()))?;
+        if record.format != FORMAT || record.seq != records {
+            return Err(corrupt(format!(
+                "format {}, sequence {}",
+                record.format, record.seq
+            )));
+        }
+        if let Some(stage) = record.event.stage() {
+            timeline.push((record.at, stage));
+        }
+        boot_id = record.boot_id;
+        state = Some(apply(state, record.event).map_err(|e| corrupt(e.to_string()))?);
+        offset += HEAD + len;
+        records += 1;
+    }
+    Ok(state.map(|state| Read {
+        state,
+        boot_id,
+        timeline,
+        records,
+        good: offset as u64,
+    }))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..at + 4)?;
+    Some(u32::from_le_bytes(four.try_into().ok()?))
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    let body = serde_json::to_vec(record).expect("a record has no map with odd keys");
+    let mut out = Vec::with_capacity(HEAD + body.len());
+    let len = u32::try_from(body.len()).expect("records are far below 4 GiB");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+fn open_locked(layout: &Layout, order: Order) -> Result<File, JournalError> {
+    let path = layout.journal(order);
+    let fail = |source| FileError::Write {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(fail)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => JournalError::Locked(order),
+        e => fail(e.into()).into(),
+    })?;
+    Ok(file)
+}
+
+impl Journal {
+    /// Begins a new attempt's journal.
+    pub fn create(layout: &Layout, order: Order, first: Event) -> Result<Self, JournalError> {
+        let file = open_locked(layout, order)?;
+        files::sync_dir(&layout.root.join("journal"))?;
+        let mut journal = Self {
+            file,
+            order,
+            records: 0,
+            state: apply(None, first.clone())?,
+        };
+        journal.write(layout, first)?;
+        Ok(journal)
+    }
+
+    /// Opens an attempt to go on with it; drops a torn end.
+    pub fn open(layout: &Layout, order: Order) -> Result<Self, JournalError> {
+        let mut file = open_locked(layout, order)?;
+        let Some(read) = read(layout, order)? else {
+            return Err(JournalError::Corrupt {
+                path: layout.journal(order),
+                record: 0,
+                message: "empty".to_owned(),
+            });
+        };
+        let fail = |source| FileError::Write {
+            path: layout.journal(order),
+            source,
+        };
+        file.set_len(read.good).map_err(fail)?;
+        file.seek(SeekFrom::End(0)).map_err(fail)?;
+        Ok(Self {
+            file,
+            order,
+            records: read.records,
+            state: read.state,
+        })
+    }
+
+    /// Writes and syncs an event that the machine allows, then takes it.
+    pub fn append(&mut self, layout: &Layout, event: Event) -> Result<(), JournalError> {
+        let state = apply(Some(self.state.clone()), event.clone())?;
+        self.write(layout, event)?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn write(&mut self, layout: &Layout, event: Event) -> Result<(), JournalError> {
+        let now = now();
+        let bytes = encode(&Record {
+            format: FORMAT,
+            seq: self.records,
+            boot_id: now.boot_id,
+            boottime: now.at,
+            at: Timestamp::now(),
+            event,
+        });
+        let fail = |source| FileError::Write {
+            path: layout.journal(self.order),
+            source,
+        };
+        self.file.write_all(&bytes).map_err(fail)?;
+        self.file.sync_data().map_err(fail)?;
+        self.records += 1;
+        Ok(())
+    }
+}
+
+/// All attempts that have a journal, oldest first.
+pub fn orders(layout: &Layout) -> Vec<Order> {
+    let mut found: Vec<Order> = fs::read_dir(layout.root.join("journal"))
+        .into_iter()
+        .flatten()
+        .filter_map(|e| {
+            let name = e.ok()?.file_name().into_string().ok()?;
+            crate::parse_order(&name)
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

@@ -1,0 +1,70 @@
+use super::*;
+use trueup_core::agent::{Accepted, Step};
+
+fn begun() -> (tempfile::TempDir, Layout, Order) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let layout = Layout {
+        root: dir.path().to_owned(),
+    };
+    layout.create().expect("folders");
+    let order = Order { term: 1, serial: 2 };
+    let accepted = Event::Accepted(Accepted {
+        order,
+        revision: format!("main@sha1:{}", "a".repeat(40))
+            .parse()
+            .expect("a revision"),
+        goals: Vec::new(),
+        unattended: false,
+        session: None,
+    });
+    let mut j = Journal::create(&layout, order, accepted).expect("created");
+    j.append(&layout, Event::Staged).expect("written");
+    (dir, layout, order)
+}
+
+#[test]
+fn a_torn_tail_is_ignored_at_every_length() {
+    let (_dir, layout, order) = begun();
+    let path = layout.journal(order);
+    let whole = fs::read(&path).expect("read");
+    let first = HEAD + word(&whole, 0).expect("a length") as usize;
+    for cut in first..whole.len() {
+        let got = parse(&path, &whole[..cut])
+            .expect("not corrupt")
+            .expect("one record");
+        assert_eq!(got.state.next(), Step::Stage, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_bad_record_before_the_last_is_corrupt() {
+    let (_dir, layout, order) = begun();
+    let path = layout.journal(order);
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[HEAD + 3] ^= 1;
+    assert!(matches!(
+        parse(&path, &bytes),
+        Err(JournalError::Corrupt { record: 0, .. })
+    ));
+}
+
+#[test]
+fn writing_goes_on_after_a_torn_tail() {
+    let (_dir, layout, order) = begun();
+    let path = layout.journal(order);
+    let whole = fs::read(&path).expect("read");
+    fs::write(&path, &whole[..whole.len() - 3]).expect("torn");
+    let mut j = Journal::open(&layout, order).expect("opened");
+    j.append(&layout, Event::Staged).expect("written");
+    assert_eq!(fs::read(&path).expect("read").len(), whole.len());
+}
+
+#[test]
+fn two_processes_never_write_one_attempt() {
+    let (_dir, layout, order) = begun();
+    let _held = Journal::open(&layout, order).expect("opened");
+    assert!(matches!(
+        Journal::open(&layout, order),
+        Err(JournalError::Locked(_))
+    ));
+}

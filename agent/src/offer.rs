@@ -1,0 +1,359 @@
+//! Takes an intent: believes it or not, asks for what is missing, begins the attempt in a unit of its own.
+
+use std::fs;
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use trueup_core::agent::{Accepted, Event, Phase};
+use trueup_schema::status::Outcome;
+use trueup_schema::wire::{
+    FORMAT, Intent, MAX_DOCUMENT, Mode, OfferReply, Order, Signed, SystemGoal,
+};
+use trueup_schema::{StorePath, Timestamp};
+
+use crate::files::{self, Layout};
+use crate::journal::{self, Journal};
+use crate::trust::{self, TrustError};
+use crate::{AgentError, activate, boot, deadman, exec, report, resume, session, system, units};
+
+/// `nix-store --check-validity` of a few paths.
+const VALIDITY_LIMIT: Duration = Duration::from_secs(60);
+/// How often a follower looks at the journal.
+const LOOK: Duration = Duration::from_millis(20);
+/// A follower goes away after so long.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(3600);
+
+/// One line on standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The intent.
+    pub signed: Signed,
+    /// The controller's public key, for first contact.
+    pub pin: Option<String>,
+}
+
+fn refused(reason: &str, message: String) -> OfferReply {
+    OfferReply::Refused {
+        reason: reason.to_owned(),
+        message,
+        greatest: None,
+    }
+}
+
+/// Reads one line, bounded before it is parsed.
+pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
+    let limit = 2 * MAX_DOCUMENT as u64;
+    let mut line = String::new();
+    let mut input = input.take(limit);
+    input
+        .read_line(&mut line)
+        .map_err(|e| AgentError::Request(e.to_string()))?;
+    if !line.ends_with('\n') && line.len() as u64 >= limit {
+        return Err(AgentError::Request(format!("more than {limit} bytes")));
+    }
+    serde_json::from_str(&line).map_err(|e| AgentError::Request(e.to_string()))
+}
+
+/// The verb `offer`, up to its answer.
+pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentError> {
+    let intent = match trust::verify(layout, &envelope.signed, envelope.pin.as_deref()) {
+        Ok(intent) => intent,
+        Err(TrustError::File(e)) => return Err(e.into()),
+        Err(e) => return Ok(refused("Untrusted", e.to_string())),
+    };
+    if let Err(AgentError::Journal(e)) = resume::close_if_rebooted(layout) {
+        return Ok(refused("JournalCorrupt", e.to_string()));
+    }
+    if let Some(no) = check(layout, &intent)? {
+        return Ok(no);
+    }
+    let goals: Result<Vec<SystemGoal>, _> = intent
+        .goals
+        .iter()
+        .map(|g| serde_json::from_value(g.body.clone()))
+        .collect();
+    let goals = match goals {
+        Ok(goals) => goals,
+        Err(e) => return Ok(refused("Unsupported", e.to_string())),
+    };
+    if goals.is_empty()
+        || intent
+            .goals
+            .iter()
+            .any(|g| g.component.as_str() != "system")
+    {
+        return Ok(refused(
+            "NotYet",
+            "this agent has the component `system` only".to_owned(),
+        ));
+    }
+    if let Some(goal) = goals.iter().find(|g| g.mode != Mode::Switch) {
+        return Ok(refused(
+            "NotYet",
+            format!("mode {:?} is not built yet; `switch` is", goal.mode),
+        ));
+    }
+    if is_already(layout, &intent, &goals)? {
+        return Ok(OfferReply::Already {
+            order: intent.order,
+        });
+    }
+    let missing = missing(&goals)?;
+    if !missing.is_empty() {
+        for path in &missing {
+            // Before the copy: a garbage collection between copy and second offer would take it.
+            let name = format!("wanted-{}", path.hash());
+            files::link(
+                Path::new(path.as_str()),
+                &Path::new(files::ROOTS).join(name),
+            )?;
+        }
+        return Ok(OfferReply::Need { paths: missing });
+    }
+    begin(layout, &intent)?;
+    Ok(OfferReply::Begun {
+        order: intent.order,
+    })
+}
+
+fn check(layout: &Layout, intent: &Intent) -> Result<Option<OfferReply>, AgentError> {
+    let no = |reason: &str, message: String| Ok(Some(refused(reason, message)));
+    let missing: Vec<&String> = intent
+        .requires
+        .iter()
+        .filter(|r| !report::UNDERSTANDS.contains(&r.as_str()))
+        .collect();
+    if intent.format != FORMAT || !missing.is_empty() {
+        return no(
+            "Unsupported",
+            format!("format {}, missing: {missing:?}", intent.format),
+        );
+    }
+    let here = files::text("/etc/machine-id");
+    if intent.machine_id.as_ref().is_some_and(|id| *id != here) {
+        return no("IdentityMismatch", format!("this machine is {here}"));
+    }
+    let greatest = report::greatest(layout)?;
+    if let Some(order) = journal::orders(layout).pop()
+        && let Some(read) = journal::read(layout, order)?
+        && (read.state.phase != Phase::Ended || order == intent.order)
+    {
+        return Ok(Some(if order == intent.order {
+            wake(layout, order, read.state.phase)?;
+            OfferReply::Begun { order }
+        } else {
+            wake(layout, order, read.state.phase)?;
+            OfferReply::Busy { order }
+        }));
+    }
+    if greatest.is_some_and(|g| intent.order <= g) {
+        return Ok(Some(OfferReply::Refused {
+            reason: "OrderTooLow".to_owned(),
+            message: format!("{} is not above what was begun here", intent.order),
+            greatest,
+        }));
+    }
+    if intent.expires_at < Timestamp::now() {
+        return no(
+            "Expired",
+            format!("it was good until {}", intent.expires_at),
+        );
+    }
+    if let Some(hold) = report::hold(layout)? {
+        return no(
+            "Held",
+            format!("by {} until {}: {}", hold.by, hold.until, hold.reason),
+        );
+    }
+    let memory = activate::memory(layout)?;
+    for goal in &intent.goals {
+        let hurt = memory
+            .get(&goal.component)
+            .is_some_and(|k| k.quarantined.contains(&goal.digest));
+        if hurt && !intent.retry {
+            return no(
+                "Quarantined",
+                format!(
+                    "{} {} hurt this host before",
+                    goal.component,
+                    goal.digest.short()
+                ),
+            );
+        }
+    }
+    Ok(None)
+}
+
+/// An attempt that has begun and whose unit is gone (a crash between journal and start) is started again; one whose
+/// dead-man stands is left to it.
+fn wake(layout: &Layout, order: Order, phase: Phase) -> Result<(), AgentError> {
+    let guarded = ["armed", "fired"]
+        .iter()
+        .any(|k| layout.claim(k, order).exists());
+    let unit = deadman::activation_unit(order);
+    let runs =
+        units::systemctl(&["is-active", "--quiet"], &[&unit], units::SYSTEMCTL_LIMIT).is_ok();
+    if phase != Phase::Ended && !runs && !guarded {
+        start_unit(layout, order)?;
+    }
+    Ok(())
+}
+
+fn is_already(layout: &Layout, intent: &Intent, goals: &[SystemGoal]) -> Result<bool, AgentError> {
+    for goal in goals {
+        let running = fs::canonicalize(files::CURRENT).ok();
+        let default = boot::detect().closure;
+        let all = running == Some(system::target(goal))
+            && files::store_path(files::PROFILE).as_ref() == Some(&goal.closure)
+            && (default.is_none() || default.as_ref() == Some(&goal.closure));
+        if !all {
+            return Ok(false);
+        }
+    }
+    let mut memory = activate::memory(layout)?;
+    let before = memory.clone();
+    for goal in &intent.goals {
+        let kept = memory.entry(goal.component.clone()).or_default();
+        if kept.confirmed.as_ref() != Some(&goal.digest) {
+            kept.confirmed = Some(goal.digest.clone());
+            kept.last = Some((goal.digest.clone(), Outcome::Skipped));
+        }
+    }
+    if memory != before {
+        activate::remember(layout, &memory)?;
+    }
+    Ok(true)
+}
+
+/// What the database does not know as valid; `test -e` would take a broken half copy for the whole.
+fn missing(goals: &[SystemGoal]) -> Result<Vec<StorePath>, AgentError> {
+    let mut missing = Vec::new();
+    let nix_store = exec::tool("nix-store")?;
+    for goal in goals {
+        let out = exec::run(
+            &nix_store,
+            &["--check-validity", goal.closure.as_str()],
+            VALIDITY_LIMIT,
+        )?;
+        if out.code != 0 {
+            missing.push(goal.closure.clone());
+        }
+    }
+    Ok(missing)
+}
+
+fn begin(layout: &Layout, intent: &Intent) -> Result<(), AgentError> {
+    let order = intent.order;
+    let dir = layout.attempt(order);
+    fs::create_dir_all(&dir).map_err(|source| files::FileError::Write {
+        path: dir.clone(),
+        source,
+    })?;
+    files::sync_dir(&layout.root.join("attempts"))?;
+    files::write_json(&dir.join("intent.json"), intent)?;
+    let goals = intent
+        .goals
+        .iter()
+        .map(|g| (g.component.clone(), g.digest.clone()))
+        .collect();
+    files::write_json(&layout.file("greatest"), &order)?;
+    let journal = Journal::create(
+        layout,
+        order,
+        Event::Accepted(Accepted {
+            order,
+            revision: intent.revision.clone(),
+            goals,
+            unattended: activate::unattended(intent.confirm.by),
+            session: session::own(),
+        }),
+    )?;
+    drop(journal); // the unit's process takes the lock
+    for goal in &intent.goals {
+        if let Ok(body) = serde_json::from_value::<SystemGoal>(goal.body.clone()) {
+            let roots = Path::new(files::ROOTS);
+            files::link(
+                Path::new(body.closure.as_str()),
+                &roots.join(format!("candidate-{order}")),
+            )?;
+            let _done = fs::remove_file(roots.join(format!("wanted-{}", body.closure.hash())));
+        }
+    }
+    start_unit(layout, order)
+}
+
+/// Starts the activation in a unit of its own: it must outlive SSH, the agent and every reload.
+pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
+    let agent = crate::own_path()?;
+    let agent = agent.to_string_lossy();
+    if let Some(own) = crate::own_store_path() {
+        files::link(
+            Path::new(own.as_str()),
+            &Path::new(files::ROOTS).join(format!("agent-{order}")),
+        )?;
+    }
+    let log = layout.attempt(order).join("agent.log");
+    let streams = [
+        format!("StandardOutput=append:{}", log.display()),
+        format!("StandardError=append:{}", log.display()),
+    ];
+    let unit = format!("--unit={}", deadman::activation_unit(order));
+    let order_text = order.to_string();
+    let mut args = vec![
+        "--quiet",
+        "--no-ask-password",
+        "--collect",
+        "--no-block",
+        &unit,
+    ];
+    for p in [
+        "Type=exec",
+        "Restart=on-failure",
+        "RestartSec=0",
+        "StartLimitIntervalSec=0",
+        "TimeoutStopSec=5s",
+        "KillMode=control-group",
+        "IgnoreOnIsolate=yes",
+        "OOMScoreAdjust=-900",
+        &streams[0],
+        &streams[1],
+    ] {
+        args.extend(["-p", p]);
+    }
+    args.extend(["--", &*agent, "activate", "--order", &order_text]);
+    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+    Ok(())
+}
+
+/// A `Report` line at each change of state until the attempt ended.
+pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), AgentError> {
+    let begun = Instant::now();
+    let mut told = None;
+    while begun.elapsed() < FOLLOW_LIMIT {
+        let read = journal::read(layout, order)?;
+        let Some(state) = read.map(|r| r.state) else {
+            return Err(AgentError::NoAttempt(order.to_string()));
+        };
+        let now = (report::state_of(state.phase), state.waiting_jobs.clone());
+        if told.as_ref() != Some(&now) {
+            say(&mut out, &report::take(layout)?)?;
+            told = Some(now);
+        }
+        if state.phase == Phase::Ended {
+            return Ok(());
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// One line of JSON, sent at once.
+pub fn say<T: Serialize>(out: &mut impl Write, value: &T) -> Result<(), AgentError> {
+    let mut line = serde_json::to_vec(value).map_err(|e| AgentError::Answer(e.into()))?;
+    line.push(b'\n');
+    out.write_all(&line).map_err(AgentError::Answer)?;
+    out.flush().map_err(AgentError::Answer)
+}

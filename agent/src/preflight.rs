@@ -1,0 +1,137 @@
+//! Asked before anything is touched: is this closure for this host, is there room, does something forbid a switch?
+
+use std::path::Path;
+
+use rustix::fs::statvfs;
+use trueup_schema::status::Outcome;
+use trueup_schema::wire::{Stage, SystemGoal};
+
+use crate::component::Refusal;
+use crate::files;
+
+/// systemd refuses every reload below 16 MiB on `/run`; some more, since the switch itself writes there.
+const RUN_FREE: u64 = 20 << 20;
+/// The journal, the log and the profile must fit.
+const NIX_FREE: u64 = 32 << 20;
+
+fn refuse(outcome: Outcome, message: String, evidence: bool) -> Refusal {
+    Refusal {
+        outcome,
+        stage: Stage::Preflight,
+        message,
+        evidence,
+    }
+}
+
+fn room(dir: &str, need: u64) -> Result<(), Refusal> {
+    let Ok(fs) = statvfs(dir) else {
+        return Ok(());
+    };
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    if free >= need {
+        return Ok(());
+    }
+    let (free, need) = (free >> 20, need >> 20);
+    Err(refuse(
+        Outcome::Failed,
+        format!("SpaceMissing: {dir} has {free} MiB free, an activation needs {need} MiB"),
+        false,
+    ))
+}
+
+/// All of it.
+pub fn check(goal: &SystemGoal, target: &Path) -> Result<(), Refusal> {
+    let here = format!("{}-linux", std::env::consts::ARCH);
+    let said = files::text(Path::new(goal.closure.as_str()).join("system"));
+    for system in [goal.system.as_str(), said.as_str()] {
+        if !system.is_empty() && system != here {
+            return Err(refuse(
+                Outcome::Failed,
+                format!("WrongSystem: the closure is for {system}, this host is {here}"),
+                true,
+            ));
+        }
+    }
+    if !target.join("bin/switch-to-configuration").exists() {
+        return Err(refuse(
+            Outcome::Failed,
+            format!("{} has no bin/switch-to-configuration", target.display()),
+            true,
+        ));
+    }
+    room("/run", RUN_FREE)?;
+    room("/nix", NIX_FREE)?;
+    let current = Path::new(files::CURRENT);
+    if current.exists() {
+        let (old, new) = (
+            files::text(current.join("init-interface-version")),
+            files::text(target.join("init-interface-version")),
+        );
+        if !old.is_empty() && !new.is_empty() && old != new {
+            return Err(refuse(
+                Outcome::RebootRequired,
+                format!(
+                    "the init interface differs ({old} runs, {new} is wanted): only a reboot brings it"
+                ),
+                false,
+            ));
+        }
+        let names = inhibitors(current, target);
+        if !names.is_empty() {
+            return Err(refuse(
+                Outcome::RebootRequired,
+                format!(
+                    "SwitchInhibited: {} changed, and the configuration forbids to switch then",
+                    names.join(", ")
+                ),
+                false,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `switch-inhibitors` is a JSON object, name to value: what differs forbids the switch.
+fn inhibitors(current: &Path, target: &Path) -> Vec<String> {
+    let read = |p: &Path| -> serde_json::Map<String, serde_json::Value> {
+        serde_json::from_str(&files::text(p.join("switch-inhibitors"))).unwrap_or_default()
+    };
+    let (old, new) = (read(current), read(target));
+    let mut names: Vec<String> = old
+        .iter()
+        .filter(|(k, v)| new.get(*k) != Some(*v))
+        .map(|(k, _)| k.clone())
+        .chain(new.keys().filter(|k| !old.contains_key(*k)).cloned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What only a reboot brings.
+#[must_use]
+pub fn reboot_required(booted: &Path, profile: &Path) -> Vec<String> {
+    const PARTS: [(&str, &str); 6] = [
+        ("kernel", "kernel"),
+        ("initrd", "initrd"),
+        ("kernel-modules", "modules"),
+        ("firmware", "firmware"),
+        ("systemd", "systemd"),
+        ("kernel-params", "kernel-params"),
+    ];
+    let differs = |name: &str| {
+        let (a, b) = (booted.join(name), profile.join(name));
+        if name == "kernel-params" {
+            return files::text(a) != files::text(b);
+        }
+        let real = |p| std::fs::canonicalize(p).ok();
+        real(a) != real(b)
+    };
+    if !booted.exists() || !profile.exists() {
+        return Vec::new();
+    }
+    PARTS
+        .iter()
+        .filter(|(file, _)| differs(file))
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
+}

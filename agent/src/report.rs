@@ -1,0 +1,259 @@
+//! What the host says of itself: the whole state each time.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use trueup_core::agent::{Phase, State};
+use trueup_schema::Timestamp;
+use trueup_schema::wire::{
+    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FORMAT, Hold, Identity,
+    Intent, Order, OtherManager, Report, Running, SYSTEM_V1,
+};
+
+use crate::files::{self, Layout};
+use crate::units::{self, Units};
+use crate::{AgentError, activate, boot, journal, preflight};
+
+/// What this program understands.
+pub const UNDERSTANDS: [&str; 1] = [SYSTEM_V1];
+/// Units of other tools that deploy.
+const OTHERS: [(&str, &str); 5] = [
+    ("nixos-upgrade", "nixos-upgrade.timer"),
+    ("comin", "comin.service"),
+    ("cachix-agent", "cachix-agent.service"),
+    ("bento", "bento-upgrade.timer"),
+    ("npins-deploy", "npins-deploy.timer"),
+];
+/// More host keys are not told.
+const MAX_HOST_KEYS: usize = 16;
+
+/// Takes a report.
+pub fn take(layout: &Layout) -> Result<Report, AgentError> {
+    let orders = journal::orders(layout);
+    let read = match orders.last() {
+        Some(order) => journal::read(layout, *order)?,
+        None => None,
+    };
+    let intent: Option<Intent> = match orders.last() {
+        Some(order) => files::read_json(&layout.attempt(*order).join("intent.json"))?,
+        None => None,
+    };
+    let units = units::snapshot().unwrap_or_default();
+    let attempt = read
+        .as_ref()
+        .map(|r| attempt(&r.state, r.timeline.clone(), intent.as_ref()));
+    let mut warnings = Vec::new();
+    let loader = boot::detect();
+    if loader.closure.is_none() {
+        warnings.push(format!(
+            "the boot default can't be read back ({} loader)",
+            loader.loader
+        ));
+    }
+    if crate::own_store_path().is_none() {
+        warnings.push(
+            "the agent does not run from the store: nothing protects it from being removed"
+                .to_owned(),
+        );
+    }
+    Ok(Report {
+        format: FORMAT,
+        host: intent.as_ref().map(|i| i.host.clone()),
+        identity: identity(),
+        boot_id: journal::boot_id(),
+        sequence: next_sequence(layout)?,
+        taken_at: Timestamp::now(),
+        in_reply_to: attempt.as_ref().map(|a| a.order),
+        greatest: greatest(layout)?,
+        agent: AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            path: crate::own_store_path(),
+            understands: UNDERSTANDS.iter().map(|s| (*s).to_owned()).collect(),
+        },
+        running: running(&units, loader, attempt.as_ref()),
+        components: components(layout, intent.as_ref())?,
+        attempt,
+        other_managers: others(&units),
+        hold: hold(layout)?,
+        warnings,
+    })
+}
+
+/// The hold on this host, if it still lasts.
+pub fn hold(layout: &Layout) -> Result<Option<Hold>, AgentError> {
+    let hold: Option<Hold> = files::read_json(&layout.file("hold.json"))?;
+    Ok(hold.filter(|h| h.until > Timestamp::now()))
+}
+
+/// The greatest order that was ever begun here.
+pub fn greatest(layout: &Layout) -> Result<Option<Order>, AgentError> {
+    Ok(files::read_json(&layout.file("greatest"))?)
+}
+
+/// Who this machine is.
+#[must_use]
+pub fn identity() -> Identity {
+    let mut host_keys = Vec::new();
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let text = files::text(format!("/etc/ssh/ssh_host_{kind}_key.pub"));
+        let mut words = text.split_whitespace();
+        if let (Some(kind), Some(key)) = (words.next(), words.next())
+            && host_keys.len() < MAX_HOST_KEYS
+        {
+            host_keys.push(format!("{kind} {key}"));
+        }
+    }
+    Identity {
+        machine_id: files::text("/etc/machine-id"),
+        host_keys,
+    }
+}
+
+fn next_sequence(layout: &Layout) -> Result<u64, AgentError> {
+    let lock = layout.file("sequence.lock");
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&lock);
+    let file: File = opened.map_err(|source| files::FileError::Write { path: lock, source })?;
+    let _best_effort = flock(&file, FlockOperation::LockExclusive);
+    let path = layout.file("sequence");
+    let next = files::read_json::<u64>(&path).ok().flatten().unwrap_or(0) + 1;
+    files::write_json(&path, &next)?;
+    Ok(next)
+}
+
+fn running(units: &Units, loader: boot::BootDefault, attempt: Option<&AttemptReport>) -> Running {
+    let running = files::store_path(files::CURRENT);
+    let profile = files::store_path(files::PROFILE);
+    let top = profile
+        .as_ref()
+        .map_or(files::PROFILE.to_owned(), ToString::to_string);
+    let cut = attempt.is_some_and(|a| matches!(a.state, AttemptState::Activating));
+    Running {
+        specialisation: specialisation(),
+        reboot_required: preflight::reboot_required(Path::new(files::BOOTED), Path::new(&top)),
+        running,
+        profile,
+        booted: files::store_path(files::BOOTED),
+        boot_default: loader.closure,
+        loader: loader.loader.to_owned(),
+        activation: if cut {
+            Activation::Partial
+        } else {
+            Activation::Complete
+        },
+        failed_units: units::failed(units),
+    }
+}
+
+/// The name under which the profile's closure has what runs as a specialisation.
+fn specialisation() -> Option<String> {
+    let running = std::fs::canonicalize(files::CURRENT).ok()?;
+    let dir = std::fs::read_dir(Path::new(files::PROFILE).join("specialisation")).ok()?;
+    dir.flatten()
+        .find(|e| std::fs::canonicalize(e.path()).ok().as_ref() == Some(&running))
+        .and_then(|e| e.file_name().into_string().ok())
+}
+
+fn components(
+    layout: &Layout,
+    intent: Option<&Intent>,
+) -> Result<Vec<ComponentReport>, AgentError> {
+    let memory = activate::memory(layout)?;
+    let running = std::fs::canonicalize(files::CURRENT).ok();
+    let report = |(name, kept): (_, activate::Kept)| {
+        let goal = intent.and_then(|i| i.goals.iter().find(|g| g.component == name));
+        let observed = goal.and_then(|g| {
+            let body = serde_json::from_value(g.body.clone()).ok()?;
+            let target = crate::system::target(&body);
+            (Some(target) == running).then(|| g.digest.clone())
+        });
+        ComponentReport {
+            name,
+            observed,
+            confirmed: kept.confirmed,
+            last: kept.last,
+            quarantined: kept.quarantined,
+        }
+    };
+    Ok(memory.into_iter().map(report).collect())
+}
+
+fn others(units: &Units) -> Vec<OtherManager> {
+    OTHERS
+        .iter()
+        .filter(|(_, unit)| {
+            units
+                .get(*unit)
+                .is_some_and(|u| u.load == "loaded" && u.active != "inactive")
+        })
+        .map(|(name, unit)| OtherManager {
+            name: (*name).to_owned(),
+            evidence: format!("{unit} is active"),
+        })
+        .collect()
+}
+
+/// Where an attempt stands, as the controller needs it.
+#[must_use]
+pub fn state_of(phase: Phase) -> AttemptState {
+    match phase {
+        Phase::Accepted | Phase::Staged | Phase::Recorded | Phase::Armed | Phase::Applying => {
+            AttemptState::Activating
+        }
+        Phase::Awaiting => AttemptState::AwaitingConfirmation,
+        Phase::Committing | Phase::ProfileSet | Phase::BootAsked => AttemptState::Committing,
+        Phase::RollingBack | Phase::Rebooted => AttemptState::RollingBack,
+        Phase::Ended => AttemptState::Ended,
+    }
+}
+
+fn attempt(
+    state: &State,
+    timeline: Vec<(Timestamp, trueup_schema::wire::Stage)>,
+    intent: Option<&Intent>,
+) -> AttemptReport {
+    let awaiting = state.phase == Phase::Awaiting;
+    let left = state
+        .deadline
+        .as_ref()
+        .map(|d| d.at.saturating_sub(journal::boottime()) / 1_000_000_000);
+    let end = state.end.clone();
+    let fault = state.fault.clone();
+    AttemptReport {
+        order: state.accepted.order,
+        revision: state.accepted.revision.clone(),
+        goals: state.accepted.goals.iter().cloned().collect(),
+        closure: intent.and_then(|i| {
+            let goal = i.goals.iter().find(|g| g.component.as_str() == "system")?;
+            let body: trueup_schema::wire::SystemGoal =
+                serde_json::from_value(goal.body.clone()).ok()?;
+            Some(body.closure)
+        }),
+        state: state_of(state.phase),
+        nonce: state.nonce.clone().filter(|_| awaiting),
+        deadline_in_secs: left.filter(|_| awaiting),
+        confirm: intent.map(|i| i.confirm.clone()),
+        outcome: end.as_ref().map(|e| e.outcome),
+        stage: end
+            .as_ref()
+            .and_then(|e| e.stage)
+            .or(fault.as_ref().map(|f| f.stage)),
+        message: end
+            .as_ref()
+            .and_then(|e| e.message.clone())
+            .or(fault.as_ref().map(|f| f.message.clone())),
+        evidence: end.as_ref().is_some_and(|e| e.evidence),
+        failed_units: fault.map(|f| f.failed_units).unwrap_or_default(),
+        restart_debt: end
+            .as_ref()
+            .map(|e| e.restart_debt.clone())
+            .unwrap_or_default(),
+        differs: end.map(|e| e.differs).unwrap_or_default(),
+        waiting_jobs: state.waiting_jobs.clone(),
+        timeline,
+    }
+}

@@ -1,0 +1,180 @@
+use super::*;
+
+fn name(s: &str) -> ComponentName {
+    s.parse().expect("a name")
+}
+
+fn accepted(unattended: bool) -> Event {
+    Event::Accepted(Accepted {
+        order: Order { term: 1, serial: 7 },
+        revision: Revision::new("main", &"a".repeat(40)).expect("a revision"),
+        goals: vec![
+            (name("system"), Digest::of(b"1")),
+            (name("second"), Digest::of(b"2")),
+        ],
+        unattended,
+        session: None,
+    })
+}
+
+fn at(ns: u64) -> Moment {
+    Moment {
+        boot_id: "b".to_owned(),
+        at: ns,
+    }
+}
+
+fn applying(c: &str) -> Event {
+    Event::Applying { component: name(c) }
+}
+
+fn applied(c: &str) -> Event {
+    Event::Applied {
+        component: name(c),
+        activation: Activation::Complete,
+    }
+}
+
+fn fault() -> Event {
+    Event::RollingBack(Fault {
+        stage: Stage::Activate,
+        message: "x".to_owned(),
+        evidence: true,
+        failed_units: Vec::new(),
+    })
+}
+
+fn awaiting() -> Event {
+    Event::Awaiting {
+        nonce: "n".to_owned(),
+        since: at(5),
+        deadline: at(9),
+    }
+}
+
+fn fold(events: Vec<Event>) -> Result<State, IllegalEvent> {
+    let mut state = None;
+    for e in events {
+        state = Some(apply(state, e)?);
+    }
+    Ok(state.expect("at least one event"))
+}
+
+fn to_armed() -> Vec<Event> {
+    vec![
+        accepted(false),
+        Event::Staged,
+        Event::Recorded(Recorded::default()),
+        Event::Armed { deadline: at(9) },
+    ]
+}
+
+#[test]
+fn a_good_attempt_goes_through_all_steps_in_order() {
+    let mut events = vec![accepted(false)];
+    let rest = [
+        (Step::Stage, Event::Staged),
+        (Step::Record, Event::Recorded(Recorded::default())),
+        (Step::Arm, Event::Armed { deadline: at(9) }),
+        (Step::Apply(name("system")), applying("system")),
+        (Step::Apply(name("system")), applied("system")),
+        (Step::Apply(name("second")), applying("second")),
+        (Step::Apply(name("second")), applied("second")),
+        (Step::Await, awaiting()),
+        (Step::JudgeAndConfirm, Event::JudgedGood),
+        (Step::JudgeAndConfirm, Event::Confirmed),
+        (Step::Commit, Event::Committing),
+        (Step::SetProfile, Event::ProfileSet),
+        (Step::WriteBoot, Event::BootAsked),
+    ];
+    for (step, event) in rest {
+        assert_eq!(fold(events.clone()).expect("legal").next(), step);
+        events.push(event);
+    }
+    assert_eq!(fold(events).expect("legal").next(), Step::ReadBack);
+}
+
+#[test]
+fn components_are_taken_back_in_reverse_also_the_one_that_was_only_begun() {
+    let mut events = to_armed();
+    events.extend([
+        applying("system"),
+        applied("system"),
+        applying("second"),
+        fault(),
+    ]);
+    let s = fold(events.clone()).expect("legal");
+    assert_eq!(s.next(), Step::Revert(name("second")));
+    events.push(Event::Reverted {
+        component: name("second"),
+    });
+    assert_eq!(
+        fold(events.clone()).expect("legal").next(),
+        Step::Revert(name("system"))
+    );
+    events.push(Event::Reverted {
+        component: name("system"),
+    });
+    assert_eq!(fold(events).expect("legal").next(), Step::Verify);
+}
+
+#[test]
+fn nothing_is_committed_unconfirmed_or_unjudged() {
+    let mut events = to_armed();
+    events.extend([
+        applying("system"),
+        applied("system"),
+        applying("second"),
+        applied("second"),
+        awaiting(),
+    ]);
+    for lacking in [Event::JudgedGood, Event::Confirmed] {
+        let mut e = events.clone();
+        e.extend([lacking, Event::Committing]);
+        assert!(fold(e).is_err());
+    }
+}
+
+#[test]
+fn a_commit_that_has_begun_is_never_rolled_back() {
+    let mut events = to_armed();
+    events.extend([
+        applying("system"),
+        applied("system"),
+        applying("second"),
+        applied("second"),
+        awaiting(),
+        Event::JudgedGood,
+        Event::Confirmed,
+        Event::Committing,
+        fault(),
+    ]);
+    assert!(fold(events).is_err());
+}
+
+#[test]
+fn nothing_follows_the_end() {
+    let end = Event::Ended(End {
+        outcome: Outcome::Skipped,
+        stage: None,
+        message: None,
+        evidence: false,
+        differs: Vec::new(),
+        restart_debt: Vec::new(),
+    });
+    assert!(fold(vec![accepted(true), end.clone(), end]).is_err());
+}
+
+#[test]
+fn a_reboot_remembers_where_it_cut() {
+    let reboot = Event::Rebooted {
+        boot_id: "c".to_owned(),
+    };
+    let mut events = to_armed();
+    events.extend([reboot.clone(), reboot]);
+    let s = fold(events).expect("legal");
+    assert_eq!(
+        (s.cut_in, s.next()),
+        (Some(Phase::Armed), Step::CloseAfterReboot)
+    );
+}
