@@ -2,3 +2,4 @@
 //! randomness, no unordered maps.
 
 pub mod agent;
+pub mod host;

@@ -2,3 +2,7 @@
 //! does to the world goes through a port, so that the whole controller runs under simulated time.
 
 pub mod ports;
+pub mod record;
+mod settings;
+
+pub use settings::{Settings, WAKES, Wake};

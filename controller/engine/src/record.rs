@@ -1,0 +1,169 @@
+//! What lies in the db, under which key. Values are JSON; format header and checksum are the edge's matter.
+//!
+//! | key | value | written by |
+//! | --- | --- | --- |
+//! | `/hosts/<name>` | [`HostRecord`]: manifest, status, memory; what `get hosts` lists | engine |
+//! | `/claims/<name>` | [`Claim`]: permission to disturb the host now | engine |
+//! | `/evaluations/<name>` | [`EvaluationRecord`] | engine |
+//! | `/builds/<drv hash>` | [`BuildRecord`] | engine |
+//! | `/revisions/<sha1>` | [`RevisionRecord`] | engine |
+//! | `/meta/source` | [`SourceRecord`]: the accepted revision, and what stalls the source | engine |
+//! | `/meta/controller` | [`ControllerRecord`] | engine |
+//! | `/nudges/<id>` | [`Nudge`]; the engine sets `handledAt` | API, then [`crate::Wake`] |
+//! | `/suspensions/<name>` | [`Suspension`] | API (`resume` deletes it), then wake |
+//! | `/adoptions/<name>` | [`Adoption`] | API or engine (`adopt: auto`) |
+//! | `/meta/accept` | [`SourceAccept`]: `trueup source accept <sha1>` | API, then wake |
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+pub use trueup_core::host::{Adoption, Claim, Memory, Nudge, Problem, Suspension};
+use trueup_schema::kind::ResolvedHost;
+use trueup_schema::status::{Actor, HostStatus};
+use trueup_schema::{DrvPath, HostName, Revision, StorePath, Timestamp};
+
+use crate::ports::{BuildFailure, DbError, Evaluated, Key};
+
+/// Prefix of all hosts.
+pub const HOSTS: &str = "/hosts/";
+/// Prefix of all claims.
+pub const CLAIMS: &str = "/claims/";
+/// Prefix of all nudges.
+pub const NUDGES: &str = "/nudges/";
+/// Prefix of all suspensions.
+pub const SUSPENSIONS: &str = "/suspensions/";
+/// Prefix of all adoptions.
+pub const ADOPTIONS: &str = "/adoptions/";
+/// Prefix of all revisions.
+pub const REVISIONS: &str = "/revisions/";
+/// Prefix of all builds.
+pub const BUILDS: &str = "/builds/";
+/// Prefix of all evaluations.
+pub const EVALUATIONS: &str = "/evaluations/";
+
+/// One host, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRecord {
+    /// Its manifest at `revision`.
+    pub manifest: ResolvedHost,
+    /// The newest accepted revision that has this host.
+    pub revision: Revision,
+    /// What is shown.
+    pub status: HostStatus,
+    /// What decisions need beside it.
+    pub memory: Memory,
+}
+
+/// What an evaluation found for one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvaluationRecord {
+    /// At which revision.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
+    /// What, if it went well.
+    pub evaluated: Option<Evaluated>,
+    /// Why not.
+    pub problem: Option<Problem>,
+    /// Nix's own trace, bounded.
+    #[serde(default)]
+    pub trace: String,
+}
+
+/// A build, while it runs and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildRecord {
+    /// Of what.
+    pub drv: DrvPath,
+    /// Into what.
+    pub out: StorePath,
+    /// Who wanted it first.
+    pub host: HostName,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When it ended; `None`: it runs.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub failure: Option<BuildFailure>,
+    /// Whether the closure is signed.
+    pub published: bool,
+}
+
+/// A commit of the trunk that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionRecord {
+    /// Which.
+    pub revision: Revision,
+    /// Who wrote it.
+    pub author: String,
+    /// Its message's first line.
+    pub subject: String,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+    /// When it was seen.
+    pub seen_at: Timestamp,
+    /// Was it accepted as what the fleet is to be?
+    pub accepted: bool,
+    /// Why not: its problems, as people read them.
+    pub problems: Vec<String>,
+}
+
+/// The source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceRecord {
+    /// What the fleet is to be.
+    pub accepted: Option<Revision>,
+    /// Since when.
+    pub accepted_at: Option<Timestamp>,
+    /// The trunk's head, as last fetched.
+    pub head: Option<Revision>,
+    /// What keeps the head from being accepted (rewritten history, bad manifests, no connection).
+    pub problem: Option<Problem>,
+}
+
+/// The controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControllerRecord {
+    /// When it started last.
+    pub started_at: Timestamp,
+    /// Its version.
+    pub version: String,
+}
+
+/// A person's word that a rewritten history is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceAccept {
+    /// The commit that is accepted: 40 hex digits.
+    pub sha1: String,
+    /// Who.
+    pub by: Actor,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A record's key from its kind and name, both of the key's alphabet.
+pub fn key(kind: &str, name: &str) -> Result<Key, DbError> {
+    Key::new(&[kind, name])
+}
+
+/// A value as it is stored.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DbError> {
+    serde_json::to_vec(value).map_err(|e| DbError::Storage {
+        attempt: "encode a record",
+        why: e.to_string(),
+    })
+}
+
+/// A stored value; one that cannot be read is `Corrupt`, by its key.
+pub fn decode<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, DbError> {
+    serde_json::from_slice(value).map_err(|e| DbError::Corrupt {
+        key: key.as_str().to_owned(),
+        why: e.to_string(),
+    })
+}

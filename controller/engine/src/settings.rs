@@ -1,0 +1,59 @@
+//! The engine's own settings, all given: a plain struct without a default that is missing.
+
+use std::time::Duration;
+
+use crate::ports::Fence;
+
+/// Something was written to the db, or may have changed: look again. Carries no change itself, so that a lost one
+/// costs latency only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wake {
+    /// A host's nudge, suspension or adoption.
+    Key(trueup_schema::HostName),
+    /// The trunk (a webhook, `source accept`, a nudge without a host).
+    Source,
+    /// Everything.
+    All,
+}
+
+/// Wakes that may wait; a sender that finds it full sends nothing more, since `All` is under way.
+pub const WAKES: usize = 256;
+
+/// See each field.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The term of leadership that the db gave at start.
+    pub fence: Fence,
+    /// Between two fetches, ±10 %.
+    pub poll_interval: Duration,
+    /// Between two reports of one host, ±10 %.
+    pub report_interval: Duration,
+    /// Hosts that are worked on at once.
+    pub max_workers: usize,
+    /// Builds that are handed to Nix at once; more wait.
+    pub max_builds: usize,
+    /// How long an intent may be begun.
+    pub intent_lifetime: Duration,
+    /// How long one confirmation is tried, at most; the host's own deadline may be nearer.
+    pub confirm_within: Duration,
+    /// Caches (their URLs come from manifests) are pushed to in the background when true.
+    pub push_caches: bool,
+    /// The controller's version, for the record.
+    pub version: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            fence: Fence(1),
+            poll_interval: Duration::from_secs(60),
+            report_interval: Duration::from_secs(300),
+            max_workers: 64,
+            max_builds: 16,
+            intent_lifetime: Duration::from_secs(300),
+            confirm_within: Duration::from_secs(120),
+            push_caches: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
