@@ -24,9 +24,7 @@ pub fn build() -> Result<PathBuf> {
             ])
             .args(["--profile", "agent", "--target", TARGET, "--config", &flags]),
     )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| exec::root().join("target"), PathBuf::from);
-    let path = target.join(TARGET).join("agent/trueup-agent");
+    let path = exec::target().join(TARGET).join("agent/trueup-agent");
     let size = path
         .metadata()
         .with_context(|| format!("look at {}", path.display()))?

@@ -1,7 +1,23 @@
-//! `cargo xtask demo`: the seam where the demonstration goes. It is not built yet, and says so.
+//! `cargo xtask demo`: sets up and builds what the demo needs, then becomes it (`tests/demo`).
 
-use anyhow::{Result, bail};
+use std::os::unix::process::CommandExt;
 
-pub fn run(_args: &[String]) -> Result<()> {
-    bail!("`cargo xtask demo` is not built yet")
+use anyhow::Result;
+
+use crate::{agent, exec, test};
+
+pub fn run(args: &[String]) -> Result<()> {
+    test::setup(true)?;
+    agent::build()?;
+    exec::run(exec::cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "trueup",
+        "--package",
+        "trueup-tests",
+        "--bins",
+    ]))?;
+    let program = exec::target().join("debug/trueup-demo");
+    Err(exec::command(program).args(args).exec().into())
 }

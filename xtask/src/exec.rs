@@ -12,6 +12,11 @@ pub fn root() -> PathBuf {
     path
 }
 
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// A program to be started in the workspace's folder.
 #[allow(clippy::disallowed_methods, reason = "this is xtask's exec room")]
 pub fn command(program: impl AsRef<OsStr>) -> Command {

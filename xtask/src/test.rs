@@ -20,12 +20,12 @@ const LAB_TARGET: &str = "lab";
 
 /// Tests that passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Count {
+pub(crate) struct Count {
     passed: u64,
     failed: u64,
 }
 
-enum Outcome {
+pub(crate) enum Outcome {
     Passed(Count),
     Failed(Count, String),
     Skipped(String),
@@ -124,7 +124,7 @@ fn report(stages: &[Stage]) -> Result<()> {
     Ok(())
 }
 
-fn setup(with_lab: bool) -> Result<Outcome> {
+pub(crate) fn setup(with_lab: bool) -> Result<Outcome> {
     let missing: Vec<&str> = PACKAGES
         .iter()
         .filter(|(file, _)| !std::path::Path::new(file).exists())
