@@ -1,1 +1,3 @@
-//! stub
+//! The controller: edges, API, command line. Wiring only; what decides lives in `trueup-core`, what loops in `trueup-engine`.
+
+pub mod settings;
