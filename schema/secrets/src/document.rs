@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::keys::Identities;
 use crate::metadata::Metadata;
 use crate::scope::Scope;
+use crate::seal::Nonces;
 use crate::shamir;
 use crate::store::{self, Docs, Format, Inline};
 use crate::value::{Item, Key, Value};
@@ -57,12 +58,41 @@ impl Encrypted {
     }
 
     pub(crate) fn decrypt_with(&self, key: &DataKey, mac: Mac) -> Result<Plain, Error> {
+        self.open(key, mac, |_, _, _| {})
+    }
+
+    /// Also gives the nonces, for writing unchanged values as they were.
+    pub(crate) fn decrypt_keeping_nonces(&self, key: &DataKey) -> Result<(Plain, Nonces), Error> {
+        let mut nonces = Nonces::default();
+        let plain = self.open(key, Mac::Verify, |aad, sealed, value| {
+            if let Some(iv) = sealed
+                .as_text()
+                .and_then(cipher::Sealed::parse)
+                .and_then(|sealed| sealed.iv())
+            {
+                nonces.remember(aad, value, iv);
+            }
+        })?;
+        Ok((plain, nonces))
+    }
+
+    fn open(
+        &self,
+        key: &DataKey,
+        mac: Mac,
+        mut opened: impl FnMut(&str, &Value, &Value),
+    ) -> Result<Plain, Error> {
         let scope = Scope::new(&self.meta.rule)?;
         let mut docs = self.docs.clone();
         let mut hash = MacHash::new(self.meta.mac_only_encrypted);
         walk(&scope, &mut docs, |leaf, value| {
             if leaf.encrypted {
+                let sealed = match &*value {
+                    Value::Comment(comment) => Value::text(comment.text.as_bytes()),
+                    other => other.clone(),
+                };
                 open_leaf(value, key, &leaf.aad(), &leaf.shown())?;
+                opened(&leaf.aad(), &sealed, value);
             }
             hash.feed(leaf.encrypted, value);
             Ok(())
@@ -147,6 +177,7 @@ fn open_leaf(value: &mut Value, key: &DataKey, aad: &str, path: &str) -> Result<
                 && let Some(bytes) = opened.canonical()
             {
                 comment.text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+                comment.opened = true;
             }
             Ok(())
         }

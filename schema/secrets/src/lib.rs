@@ -1,7 +1,8 @@
 //! sops, age and agenix as functions from bytes to bytes. No file, clock, environment or process is touched here,
 //! and nothing is handed out before its MAC has been verified.
 //!
-//! Entry points: [`Encrypted::parse`], [`Encrypted::decrypt`]. Writing, `.sops.yaml`, lints and agenix: not yet.
+//! Entry points: [`Encrypted::parse`] and [`Encrypted::decrypt`] to read, [`encrypt`] to write, [`Encrypted::edit`],
+//! [`Encrypted::set`], [`Encrypted::rotate`] and [`Encrypted::update_keys`] to change. [`rules`] is `.sops.yaml`. Lints, agenix: not yet.
 
 mod cipher;
 mod document;
@@ -9,7 +10,10 @@ mod error;
 mod flat;
 mod keys;
 mod metadata;
+mod ops;
+pub mod rules;
 mod scope;
+mod seal;
 mod shamir;
 mod ssh_to_age;
 mod store;
@@ -22,6 +26,7 @@ pub use error::{Class, Error};
 pub use keys::{Identities, Recipient, generate_identity};
 pub use metadata::{AgeKey, Group, Metadata};
 
+pub use ops::{EncryptSpec, KeyUpdate, RotateSpec, encrypt};
 pub use scope::{Scope, ScopeRule};
 pub use ssh_to_age::{ssh_private_to_age, ssh_public_to_age};
 pub use store::Format;

@@ -28,6 +28,8 @@ pub struct Comment {
     pub text: Zeroizing<String>,
     /// It stood on the line of the value that follows it here.
     pub inline: bool,
+    /// It was sealed: `sops decrypt` prints such a one on a line of its own.
+    pub opened: bool,
 }
 
 /// An entry of a map; a comment is an entry without a name.
@@ -54,6 +56,7 @@ impl Value {
         Self::Comment(Comment {
             text: Zeroizing::new(text.to_owned()),
             inline,
+            opened: false,
         })
     }
 

@@ -8,6 +8,7 @@ use crate::value::{Item, Key, Value};
 pub(crate) struct Leaf<'a> {
     path: &'a [String],
     pub encrypted: bool,
+    pub in_list: bool,
 }
 
 impl Leaf<'_> {
@@ -51,10 +52,10 @@ where
         self.comments.push(Vec::new());
         for item in items {
             match &item.key {
-                Key::Comment => self.leaf(&mut item.value)?,
+                Key::Comment => self.leaf(&mut item.value, false)?,
                 Key::Name(name) => {
                     self.path.push(name.clone());
-                    self.value(&mut item.value)?;
+                    self.value(&mut item.value, false)?;
                     self.path.pop();
                 }
                 Key::NotText(text) => {
@@ -71,18 +72,20 @@ where
 
     fn list(&mut self, values: &mut [Value]) -> Result<(), Error> {
         self.comments.push(Vec::new());
-        values.iter_mut().try_for_each(|value| self.value(value))?;
+        values
+            .iter_mut()
+            .try_for_each(|value| self.value(value, true))?;
         self.comments.pop();
         Ok(())
     }
 
-    fn value(&mut self, value: &mut Value) -> Result<(), Error> {
+    fn value(&mut self, value: &mut Value, in_list: bool) -> Result<(), Error> {
         match value {
             Value::Null => {}
             Value::Map(items) => self.map(items)?,
             Value::List(values) => self.list(values)?,
-            Value::Comment(_) => return self.leaf(value),
-            _ => self.leaf(value)?,
+            Value::Comment(_) => return self.leaf(value, in_list),
+            _ => self.leaf(value, in_list)?,
         }
         // A comment governs the one item after it.
         if let Some(level) = self.comments.last_mut() {
@@ -91,7 +94,7 @@ where
         Ok(())
     }
 
-    fn leaf(&mut self, value: &mut Value) -> Result<(), Error> {
+    fn leaf(&mut self, value: &mut Value, in_list: bool) -> Result<(), Error> {
         if let (Value::Comment(comment), Some(level)) = (&*value, self.comments.last_mut()) {
             level.push(comment.text.to_string());
         }
@@ -102,6 +105,7 @@ where
             &Leaf {
                 path: &self.path,
                 encrypted,
+                in_list,
             },
             value,
         )

@@ -168,3 +168,251 @@ fn conversion_of_ssh_keys_gives_the_vectors() {
         );
     }
 }
+
+fn now() -> jiff::Timestamp {
+    "2026-11-22T01:02:03Z".parse().unwrap()
+}
+
+fn groups_of(rule: &trueup_secrets::rules::CreationRule) -> Vec<Vec<String>> {
+    rule.groups
+        .iter()
+        .map(|group| group.iter().map(ToString::to_string).collect())
+        .collect()
+}
+
+#[test]
+fn creation_rules_give_each_path_what_sops_gives_it() {
+    let Some(root) = corpus() else { return };
+    let mut agreed = 0;
+    for number in 0.. {
+        let Ok(config) = fs::read(root.join(format!("rules/{number}.sops.yaml"))) else {
+            break;
+        };
+        let rules = trueup_secrets::rules::CreationRules::parse(&config)
+            .unwrap()
+            .unwrap();
+        for expect in json(&root.join(format!("rules/{number}.expected.json")))
+            .as_array()
+            .unwrap()
+        {
+            let path = expect["path"].as_str().unwrap();
+            match rules.for_path(path) {
+                Err(error) => assert_eq!(expect["ok"], false, "{number} {path}: {error}"),
+                Ok(rule) => {
+                    assert_eq!(expect["ok"], true, "{number} {path}");
+                    let wanted = if expect["key_groups"].is_null() {
+                        serde_json::json!([expect["age"]])
+                    } else {
+                        expect["key_groups"].clone()
+                    };
+                    assert_eq!(
+                        serde_json::json!(groups_of(&rule)),
+                        wanted,
+                        "{number} {path}"
+                    );
+                    assert_eq!(
+                        expect["mac_only_encrypted"] == true,
+                        rule.mac_only_encrypted
+                    );
+                    assert_eq!(
+                        expect["shamir_threshold"]
+                            .as_u64()
+                            .map(|number| number as usize),
+                        rule.shamir_threshold
+                    );
+                    if let Some(regex) = expect["encrypted_regex"].as_str() {
+                        assert_eq!(
+                            rule.rule,
+                            trueup_secrets::ScopeRule::EncryptedRegex(regex.into())
+                        );
+                    }
+                }
+            }
+            agreed += 1;
+        }
+    }
+    println!("creation rules: {agreed} paths agreed");
+    assert!(agreed > 10);
+}
+
+/// Lines that are not the same in both, from both.
+fn changed_lines(before: &[u8], after: &[u8]) -> Vec<String> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (before, after) = (text(before), text(after));
+    let only = |a: &str, b: &str| {
+        a.lines()
+            .filter(|line| !b.lines().any(|other| other == *line))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    [only(&before, &after), only(&after, &before)].concat()
+}
+
+#[test]
+fn operations_keep_the_invariants_of_the_corpus() {
+    let Some(root) = corpus() else { return };
+    let ops = json(&root.join("ops/ops.json"));
+    let ops = ops.as_array().map_or(&ops, |list| &list[0]);
+    let identities = identities(&root, &ops["identities"]);
+    let before = fs::read(root.join("ops/before.enc.yaml")).unwrap();
+    let file = Encrypted::parse(&before, Format::Yaml).unwrap();
+    let reads_as = |bytes: &[u8], expected: &str| {
+        let plain = Encrypted::parse(bytes, Format::Yaml)
+            .unwrap()
+            .decrypt(&identities, Mac::Verify)
+            .unwrap();
+        let expected = fs::read(root.join(expected)).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&plain.to_bytes().unwrap()),
+            String::from_utf8_lossy(&expected)
+        );
+    };
+    for op in ops["ops"].as_array().unwrap() {
+        let expected = op["expected"].as_str().unwrap();
+        match op["op"].as_str().unwrap() {
+            "set" => {
+                let args: Vec<&str> = op["args"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|arg| arg.as_str().unwrap())
+                    .collect();
+                let after = file
+                    .set(&identities, args[0], args[1], now())
+                    .unwrap()
+                    .unwrap();
+                reads_as(&after, expected);
+                let changed = changed_lines(&before, &after);
+                assert_eq!(
+                    changed.len(),
+                    6,
+                    "one value, lastmodified and mac: {changed:#?}"
+                );
+                assert!(
+                    file.set(&identities, "b/c", "\"x\"", now())
+                        .unwrap()
+                        .is_none(),
+                    "nothing changed"
+                );
+            }
+            "edit" => {
+                let after = file
+                    .edit(&identities, &fs::read(root.join(expected)).unwrap(), now())
+                    .unwrap()
+                    .unwrap();
+                reads_as(&after, expected);
+                let changed = changed_lines(&before, &after);
+                assert_eq!(
+                    changed.len(),
+                    5,
+                    "one line more, lastmodified and mac: {changed:#?}"
+                );
+                let same = file
+                    .decrypt(&identities, Mac::Verify)
+                    .unwrap()
+                    .to_editor()
+                    .unwrap();
+                assert!(file.edit(&identities, &same, now()).unwrap().is_none());
+            }
+            "rotate" => {
+                let spec = trueup_secrets::RotateSpec {
+                    add: vec![],
+                    remove: vec![],
+                    now: now(),
+                };
+                let after = file.rotate(&identities, &spec).unwrap();
+                reads_as(&after, expected);
+                let kept = String::from_utf8(before.clone()).unwrap();
+                let kept = kept
+                    .lines()
+                    .filter(|line| line.contains("ENC["))
+                    .any(|line| String::from_utf8_lossy(&after).contains(line));
+                assert!(!kept, "every ciphertext changes");
+            }
+            "updatekeys" => {
+                let rules = trueup_secrets::rules::CreationRules::parse(
+                    &fs::read(root.join("ops/after.sops.yaml")).unwrap(),
+                );
+                let rule = rules.unwrap().unwrap().for_path("before.enc.yaml").unwrap();
+                let update = file.update_keys(&identities, &rule.groups, None).unwrap();
+                let trueup_secrets::KeyUpdate::Changed {
+                    bytes,
+                    added,
+                    removed,
+                } = update
+                else {
+                    panic!("it changes")
+                };
+                assert_eq!((added.len(), removed.len()), (2, 1));
+                reads_as(&bytes, expected);
+                for line in changed_lines(&before, &bytes) {
+                    let own = ["ENC[", "lastmodified", "version"]
+                        .iter()
+                        .any(|mark| line.contains(mark));
+                    assert!(!own, "outside sops.age: {line}");
+                }
+                let again = Encrypted::parse(&bytes, Format::Yaml).unwrap().update_keys(
+                    &identities,
+                    &rule.groups,
+                    None,
+                );
+                assert_eq!(again.unwrap(), trueup_secrets::KeyUpdate::UpToDate);
+            }
+            other => panic!("unknown operation {other}"),
+        }
+    }
+}
+
+#[test]
+fn what_sops_refuses_to_encrypt_is_refused_and_the_rest_comes_back() {
+    let Some(root) = corpus() else { return };
+    let manifest = json(&root.join("manifest.json"));
+    let (secret, recipient) = trueup_secrets::generate_identity();
+    let mut identities = Identities::new();
+    identities
+        .add_age(secrecy::ExposeSecret::expose_secret(&secret))
+        .unwrap();
+    let (mut refused, mut returned) = (0, 0);
+    for case in manifest["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|case| case["input"].is_string())
+    {
+        let format = Format::named(case["format"].as_str().unwrap()).unwrap();
+        let input = fs::read(root.join(case["input"].as_str().unwrap())).unwrap();
+        // The scope of the case, taken from the metadata that sops wrote.
+        let theirs = case["file"]
+            .as_str()
+            .map(|file| Encrypted::parse(&fs::read(root.join(file)).unwrap(), format));
+        let meta = theirs
+            .and_then(Result::ok)
+            .map(|file| file.metadata().clone());
+        let spec = trueup_secrets::EncryptSpec {
+            groups: vec![vec![recipient.clone()]],
+            shamir_threshold: None,
+            rule: meta
+                .as_ref()
+                .map(|meta| meta.rule.clone())
+                .unwrap_or_default(),
+            mac_only_encrypted: meta.is_some_and(|meta| meta.mac_only_encrypted),
+            now: now(),
+        };
+        let sealed = trueup_secrets::encrypt(&input, format, &spec);
+        if case["kind"] == "sops-encrypt-reject" {
+            assert!(sealed.is_err(), "{}", case["id"]);
+            refused += 1;
+        } else if case["expect"]["ok"] == true && case["derived_from"].is_null() {
+            let plain = Encrypted::parse(
+                &sealed.unwrap_or_else(|error| panic!("{}: {error}", case["id"])),
+                format,
+            );
+            let plain = plain.unwrap().decrypt(&identities, Mac::Verify).unwrap();
+            if let Err(why) = check_text(&root, &case["expect"], &plain) {
+                panic!("{}: {why}", case["id"]);
+            }
+            returned += 1;
+        }
+    }
+    println!("encrypting the corpus: {refused} refused, {returned} came back");
+}

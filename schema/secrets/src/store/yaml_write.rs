@@ -54,7 +54,7 @@ fn move_item(item: Item) -> Item {
 
 fn move_comments(value: Value) -> Value {
     match value {
-        Value::Comment(comment) => Value::comment(&comment.text, false),
+        Value::Comment(comment) if comment.opened => Value::comment(&comment.text, false),
         Value::Map(items) => Value::Map(items.into_iter().map(move_item).collect()),
         Value::List(values) => Value::List(values.into_iter().map(move_comments).collect()),
         other => other,
