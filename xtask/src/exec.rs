@@ -34,8 +34,8 @@ pub fn cargo() -> Command {
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
-        .with_context(|| format!("start {command:?}"))?;
-    ensure!(status.success(), "{command:?} ended with {status}");
+        .with_context(|| format!("start {}", shown(command)))?;
+    ensure!(status.success(), "{}: {status}", shown(command));
     Ok(())
 }
 
@@ -44,13 +44,26 @@ pub fn read(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("start {command:?}"))?;
+        .with_context(|| format!("start {}", shown(command)))?;
     ensure!(
         output.status.success(),
-        "{command:?} ended with {}",
+        "{}: {}",
+        shown(command),
         output.status
     );
-    String::from_utf8(output.stdout).with_context(|| format!("read the output of {command:?}"))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("read the output of {}", shown(command)))
+}
+
+/// As a person would type it.
+pub fn shown(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    std::iter::once(name)
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Whether a program of this name is in PATH.

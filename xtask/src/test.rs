@@ -248,7 +248,7 @@ fn counted(command: &mut Command) -> Result<Outcome> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start {command:?}"))?;
+        .with_context(|| format!("start {}", exec::shown(command)))?;
     let err = child
         .stderr
         .take()
@@ -264,7 +264,7 @@ fn counted(command: &mut Command) -> Result<Outcome> {
     }
     let status = child
         .wait()
-        .with_context(|| format!("wait for {command:?}"))?;
+        .with_context(|| format!("wait for {}", exec::shown(command)))?;
     Ok(if status.success() && count.failed == 0 {
         Outcome::Passed(count)
     } else {
