@@ -96,6 +96,10 @@ need_tools() {
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   [ -f /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+  # a machine that has never fetched its package lists does not say which mirror it uses (base.sh asks)
+  if [ ! -f "$BASE/.done" ] && [ ${#missing[@]} = 0 ] && [ -z "$(debian_source)" ] && command -v apt-get >/dev/null; then
+    apt-get update -q >&2 || :
+  fi
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || die "missing: ${missing[*]} (and no apt-get to install them)"
   say "installing ${missing[*]}"

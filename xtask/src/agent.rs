@@ -3,6 +3,7 @@
 use crate::exec;
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -37,8 +38,8 @@ pub fn build() -> Result<PathBuf> {
     Ok(path)
 }
 
-pub fn run(_args: &[String]) -> Result<()> {
+pub fn run(_args: &[String]) -> Result<ExitCode> {
     let path = build()?;
     println!("{} {} bytes", path.display(), path.metadata()?.len());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,13 @@
 //! `cargo xtask demo`: sets up and builds what the demo needs, then becomes it (`tests/demo`).
 
 use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::{agent, exec, test};
 
-pub fn run(args: &[String]) -> Result<()> {
+pub fn run(args: &[String]) -> Result<ExitCode> {
     test::setup(true)?;
     agent::build()?;
     exec::run(exec::cargo().args([

@@ -3,7 +3,7 @@
 use crate::exec;
 use anyhow::Result;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// `lab.sh` with these arguments, ready to run. Not called `new`: it is the script, not a lab.
 pub fn script(args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
@@ -15,6 +15,6 @@ pub fn script(args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
 }
 
 /// Becomes the script, so that signals and the exit code are its own (`lab ssh` passes the host's through).
-pub fn run(args: &[String]) -> Result<()> {
+pub fn run(args: &[String]) -> Result<ExitCode> {
     Err(script(args).exec().into())
 }

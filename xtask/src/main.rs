@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         }
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Some(other) => {
             eprint!("xtask: no command '{other}'\n\n{HELP}");
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
