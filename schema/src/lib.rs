@@ -6,7 +6,11 @@
 //! - [`status`]: conditions, phases, outcomes, events: what the API shows and the db keeps.
 
 pub mod error;
+#[cfg(feature = "json-schema")]
+pub mod json_schema;
 pub mod kind;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 pub mod name;
 pub mod status;
 pub mod wire;

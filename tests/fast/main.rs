@@ -1,3 +1,4 @@
 //! See tests/Cargo.toml.
 #![allow(clippy::unwrap_used)]
 mod layering;
+mod manifests;

@@ -15,6 +15,15 @@ mod resolved;
 mod selector;
 mod value;
 
+/// Forms of plain text that manifests use.
+#[cfg(feature = "manifest")]
+pub(crate) mod text {
+    pub(crate) use super::{
+        selector::{is_label_key, is_label_value},
+        value::is_user_name,
+    };
+}
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,600 @@
+//! Documents against each other: names, selectors, dependencies; then the merge to what holds. Reads no YAML.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    decode::nearest,
+    kinds::reason,
+    problem::{Problem, ProblemKind},
+    read::{Document, File, Spec},
+    source::{Source, Span},
+};
+use crate::{
+    HostName,
+    kind::{
+        Adopt, AlertSpec, CheckSpec, DiscoverFrom, Duration, FleetManifests, FleetSpec,
+        HostDefaults, Kind, Labels, Metadata, Probe, ResolvedAlert, ResolvedCache, ResolvedCheck,
+        ResolvedFleet, ResolvedHost, ResolvedRollout, Selector, Severity, Signatures, merge,
+    },
+    status,
+};
+
+pub(super) struct Cross<'a> {
+    files: &'a [File],
+    problems: Vec<Problem>,
+    /// Labels of each host whose metadata could be read.
+    labels: BTreeMap<HostName, &'a Labels>,
+    /// Whether all hosts are known, so that "no such host" can be said.
+    whole: bool,
+}
+
+impl<'a> Cross<'a> {
+    pub fn new(files: &'a [File]) -> Self {
+        let hosts = || documents(files).filter(|d| d.kind == Kind::Host);
+        let labels = hosts()
+            .filter_map(|d| d.meta.as_ref())
+            .filter_map(|m| Some((m.name.parse().ok()?, &m.labels)));
+        Self {
+            files,
+            problems: Vec::new(),
+            labels: labels.collect(),
+            whole: files.iter().all(|f| f.whole) && hosts().all(|d| d.meta.is_some()),
+        }
+    }
+
+    /// Every rule over several documents, and what they come to; only without a single problem does that hold.
+    pub fn run(mut self) -> (FleetManifests, Vec<Problem>) {
+        self.duplicate_names();
+        let fleet = self.fleet();
+        let (name, spec) = match fleet {
+            Some((document, spec)) => {
+                self.overrides(document, spec);
+                (
+                    document
+                        .meta
+                        .as_ref()
+                        .map(|m| m.name.clone())
+                        .unwrap_or_default(),
+                    spec.clone(),
+                )
+            }
+            None => (String::new(), FleetSpec::default()),
+        };
+        let mut hosts = self.hosts(&spec);
+        self.cycles(&hosts);
+        let (checks, selected) = self.checks();
+        self.health(&mut hosts, &checks, &selected);
+        let alerts = self.alerts();
+        let caches = self.caches();
+        let manifests = FleetManifests {
+            fleet: resolved_fleet(name, spec),
+            hosts,
+            checks,
+            alerts,
+            caches,
+        };
+        (manifests, self.problems)
+    }
+
+    fn source(&self, document: &Document) -> &'a Source {
+        &self.files[document.file].source
+    }
+
+    fn report(
+        &mut self,
+        document: &Document,
+        kind: ProblemKind,
+        at: Span,
+        message: String,
+        help: String,
+    ) {
+        self.problems
+            .push(Problem::new(kind, self.source(document), at, message).help(help));
+    }
+
+    fn duplicate_names(&mut self) {
+        let files = self.files;
+        let mut first: BTreeMap<(Kind, &str), &Document> = BTreeMap::new();
+        for document in documents(files) {
+            let Some(meta) = &document.meta else { continue };
+            match first.get(&(document.kind, meta.name.as_str())) {
+                Some(other) => {
+                    let at = at(document, &["metadata", "name"]);
+                    let there = format!(
+                        "{}:{}",
+                        self.source(other).path,
+                        self::at(other, &["metadata", "name"]).line
+                    );
+                    let text = format!("there is a {} `{}` already", document.kind, meta.name);
+                    self.report(
+                        document,
+                        ProblemKind::DuplicateName,
+                        at,
+                        text,
+                        format!("the first is at {there}"),
+                    );
+                }
+                None => {
+                    first.insert((document.kind, &meta.name), document);
+                }
+            }
+        }
+    }
+
+    /// The one fleet.
+    fn fleet(&mut self) -> Option<(&'a Document, &'a FleetSpec)> {
+        let files = self.files;
+        let mut found = documents(files).filter(|d| d.kind == Kind::Fleet);
+        let Some(first) = found.next() else {
+            if files.iter().all(|f| f.whole) {
+                let text = "there is no Fleet document";
+                let help = "write one: `apiVersion: trueup/v1alpha1`, `kind: Fleet`, `metadata: {name: …}`, `spec: {}`";
+                self.problems
+                    .push(Problem::of_file(ProblemKind::NoFleet, "", text).help(help));
+            }
+            return None;
+        };
+        for second in found {
+            let there = format!("{}:{}", self.source(first).path, at(first, &["kind"]).line);
+            let text = "a repository has one Fleet, and this is another".to_owned();
+            self.report(
+                second,
+                ProblemKind::SecondFleet,
+                at(second, &["kind"]),
+                text,
+                format!("the first is at {there}"),
+            );
+        }
+        match &first.spec {
+            Spec::Fleet(Some(spec)) => Some((first, spec)),
+            _ => None,
+        }
+    }
+
+    fn overrides(&mut self, document: &'a Document, spec: &FleetSpec) {
+        for (n, over) in spec.overrides.iter().flatten().enumerate() {
+            let n = n.to_string();
+            let path = ["spec", "overrides", &n, "selector"];
+            self.selector(document, &path, &over.selector, over.allow_empty);
+        }
+    }
+
+    /// A selector that matches no host is most often misspelt.
+    fn selector(
+        &mut self,
+        document: &Document,
+        path: &[&str],
+        selector: &Selector,
+        allow_empty: Option<bool>,
+    ) {
+        let matched = self.labels.values().any(|labels| selector.matches(labels));
+        if matched || allow_empty == Some(true) || !self.whole {
+            return;
+        }
+        let of = document.meta.as_ref().map_or_else(
+            || document.kind.to_string(),
+            |m| format!("{} `{}`", document.kind, m.name),
+        );
+        let text = format!("selector `{selector}` of {of} matches no host");
+        let problem = Problem::new(
+            ProblemKind::EmptySelector,
+            self.source(document),
+            at(document, path),
+            text,
+        )
+        .help("correct it, or say `allowEmpty: true` beside it")
+        .note(self.labels_of(selector));
+        self.problems.push(problem);
+    }
+
+    /// `labels in the fleet: role=web (2), role=db (1)`: of the keys that the selector has, else of all.
+    fn labels_of(&self, selector: &Selector) -> String {
+        let keys: BTreeSet<&str> = selector.keys().collect();
+        let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (key, value) in self.labels.values().flat_map(|l| l.iter()) {
+            *counts.entry((key, value)).or_default() += 1;
+        }
+        let known = counts.keys().any(|(key, _)| keys.contains(key));
+        let mut shown: Vec<_> = counts
+            .iter()
+            .filter(|((key, _), _)| !known || keys.contains(key))
+            .collect();
+        shown.sort_by_key(|(pair, count)| (std::cmp::Reverse(**count), **pair));
+        if shown.is_empty() {
+            return "no host has a label".to_owned();
+        }
+        // A fleet may label each host with its own serial number.
+        let more = if shown.len() > 12 { ", …" } else { "" };
+        let words: Vec<_> = shown
+            .iter()
+            .take(12)
+            .map(|((k, v), n)| format!("{k}={v} ({n})"))
+            .collect();
+        format!("labels in the fleet: {}{more}", words.join(", "))
+    }
+
+    fn hosts(&mut self, fleet: &FleetSpec) -> BTreeMap<HostName, ResolvedHost> {
+        let files = self.files;
+        let defaults: HostDefaults = fleet.defaults.clone().unwrap_or_default();
+        let overrides = fleet.overrides.clone().unwrap_or_default();
+        let mut hosts = BTreeMap::new();
+        for document in documents(files) {
+            let (Some(meta), Spec::Host(Some(spec))) = (&document.meta, &document.spec) else {
+                continue;
+            };
+            let Ok(name) = meta.name.parse::<HostName>() else {
+                continue;
+            };
+            for (n, other) in spec.depends_on.iter().flatten().enumerate() {
+                self.depends_on(document, other, n);
+            }
+            let layers = merge::layers(&defaults, &overrides, &meta.labels);
+            match merge::host(&name, meta, spec, layers) {
+                Some(host) => {
+                    hosts.entry(name).or_insert(host);
+                }
+                None => self.no_system(document, &name),
+            }
+        }
+        hosts
+    }
+
+    /// Not told of a host or a fleet whose own system was wrong: that was told.
+    fn no_system(&mut self, document: &Document, name: &HostName) {
+        let own = document.node.find(&["spec", "system"], None).is_some();
+        let files = self.files;
+        let fleet_unread = documents(files).filter(|d| d.kind == Kind::Fleet).any(|d| {
+            matches!(d.spec, Spec::Fleet(None))
+                || d.node.find(&["spec", "defaults", "system"], None).is_some()
+        });
+        if own || fleet_unread || !files.iter().all(|f| f.whole) {
+            return;
+        }
+        let text = format!("Host `{name}` has no `system`, and the Fleet's defaults have none");
+        let help = "add `system: x86_64-linux` here, or to `spec.defaults` of the Fleet".to_owned();
+        self.report(
+            document,
+            ProblemKind::NoSystem,
+            at(document, &["spec"]),
+            text,
+            help,
+        );
+    }
+
+    fn depends_on(&mut self, document: &Document, other: &HostName, n: usize) {
+        if self.labels.contains_key(other) || !self.whole {
+            return;
+        }
+        let help = match nearest(other.as_str(), self.labels.keys().map(HostName::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "names of Host documents are meant".to_owned(),
+        };
+        let at = at(document, &["spec", "dependsOn", &n.to_string()]);
+        self.report(
+            document,
+            ProblemKind::UnknownHost,
+            at,
+            format!("there is no host `{other}`"),
+            help,
+        );
+    }
+
+    /// Each circle once, told at the host of its least name.
+    fn cycles(&mut self, hosts: &BTreeMap<HostName, ResolvedHost>) {
+        let files = self.files;
+        for circle in circles(hosts) {
+            let Some(first) = circle.first() else {
+                continue;
+            };
+            let Some(document) = documents(files).find(|d| {
+                d.kind == Kind::Host && d.meta.as_ref().is_some_and(|m| m.name == first.as_str())
+            }) else {
+                continue;
+            };
+            let mut words: Vec<_> = circle.iter().map(|h| format!("`{h}`")).collect();
+            words.push(format!("`{first}`"));
+            let text = format!(
+                "hosts wait for each other in a circle: {}",
+                words.join(" → ")
+            );
+            let at = at(document, &["spec", "dependsOn"]);
+            self.report(
+                document,
+                ProblemKind::DependencyCycle,
+                at,
+                text,
+                "take one of them out of `dependsOn`".to_owned(),
+            );
+        }
+    }
+
+    /// Checks, and for each the hosts that it selects itself.
+    fn checks(&mut self) -> (BTreeMap<String, ResolvedCheck>, BTreeMap<String, Selector>) {
+        let files = self.files;
+        let (mut checks, mut selected) = (BTreeMap::new(), BTreeMap::new());
+        for document in documents(files) {
+            let (Some(meta), Spec::Check(Some(spec))) = (&document.meta, &document.spec) else {
+                continue;
+            };
+            if let Some(hosts) = &spec.hosts {
+                self.selector(document, &["spec", "hosts"], hosts, spec.allow_empty);
+                selected.insert(meta.name.clone(), hosts.clone());
+            }
+            if let Some(check) = resolved_check(meta, spec) {
+                checks.entry(meta.name.clone()).or_insert(check);
+            }
+        }
+        (checks, selected)
+    }
+
+    /// Each host gets the checks that it, an override or the defaults name, and those that select it.
+    fn health(
+        &mut self,
+        hosts: &mut BTreeMap<HostName, ResolvedHost>,
+        checks: &BTreeMap<String, ResolvedCheck>,
+        selected: &BTreeMap<String, Selector>,
+    ) {
+        let files = self.files;
+        let names: BTreeSet<&str> = documents(files)
+            .filter(|d| d.kind == Kind::Check)
+            .filter_map(|d| Some(d.meta.as_ref()?.name.as_str()))
+            .collect();
+        let all_known = files.iter().all(|f| f.whole)
+            && documents(files).all(|d| d.kind != Kind::Check || d.meta.is_some());
+        for document in documents(files) {
+            for (path, health) in named_health(document) {
+                for (n, check) in health.iter().enumerate() {
+                    if names.contains(check.as_str()) || !all_known {
+                        continue;
+                    }
+                    let mut path: Vec<&str> = path.iter().map(String::as_str).collect();
+                    let n = n.to_string();
+                    path.push(&n);
+                    let help = match nearest(check, names.iter().copied()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => "names of Check documents are meant".to_owned(),
+                    };
+                    let text = format!("there is no Check `{check}`");
+                    self.report(
+                        document,
+                        ProblemKind::UnknownCheck,
+                        at(document, &path),
+                        text,
+                        help,
+                    );
+                }
+            }
+        }
+        for host in hosts.values_mut() {
+            let by_selector = selected
+                .iter()
+                .filter(|(_, s)| s.matches(&host.labels))
+                .map(|(name, _)| name.clone());
+            let wanted: BTreeSet<String> = self
+                .named_for(host)
+                .into_iter()
+                .chain(by_selector)
+                .collect();
+            host.activation.health = wanted
+                .iter()
+                .filter_map(|name| checks.get(name))
+                .cloned()
+                .collect();
+        }
+    }
+
+    /// Checks named for a host by itself, else by the last override that names any, else by the defaults.
+    fn named_for(&self, host: &ResolvedHost) -> Vec<String> {
+        let own = documents(self.files)
+            .filter(|d| {
+                d.meta
+                    .as_ref()
+                    .is_some_and(|m| m.name == host.name.as_str())
+            })
+            .find_map(|d| match &d.spec {
+                Spec::Host(Some(spec)) => spec.activation.as_ref()?.health.clone(),
+                _ => None,
+            });
+        own.or_else(|| {
+            documents(self.files).find_map(|d| match &d.spec {
+                Spec::Fleet(Some(spec)) => {
+                    let defaults = spec.defaults.clone().unwrap_or_default();
+                    let overrides = spec.overrides.as_deref().unwrap_or_default();
+                    merge::layers(&defaults, overrides, &host.labels)
+                        .activation?
+                        .health
+                }
+                _ => None,
+            })
+        })
+        .unwrap_or_default()
+    }
+
+    fn alerts(&mut self) -> BTreeMap<String, ResolvedAlert> {
+        let files = self.files;
+        let mut alerts = BTreeMap::new();
+        for document in documents(files) {
+            let (Some(meta), Spec::Alert(Some(spec))) = (&document.meta, &document.spec) else {
+                continue;
+            };
+            if let Some(hosts) = &spec.hosts {
+                self.selector(document, &["spec", "hosts"], hosts, spec.allow_empty);
+            }
+            alerts
+                .entry(meta.name.clone())
+                .or_insert_with(|| resolved_alert(meta, spec));
+        }
+        alerts
+    }
+
+    fn caches(&self) -> BTreeMap<String, ResolvedCache> {
+        let read = documents(self.files).filter_map(|d| match (&d.meta, &d.spec) {
+            (Some(meta), Spec::Cache(Some(spec))) => Some(ResolvedCache {
+                name: meta.name.clone(),
+                url: spec.url.clone(),
+                public_key: spec.public_key.clone(),
+                push: spec.push.unwrap_or(false),
+            }),
+            _ => None,
+        });
+        read.map(|cache| (cache.name.clone(), cache)).collect()
+    }
+}
+
+fn documents(files: &[File]) -> impl Iterator<Item = &Document> {
+    files.iter().flat_map(|f| &f.documents)
+}
+
+/// The place of a value, or of the nearest that is there above it.
+fn at(document: &Document, path: &[&str]) -> Span {
+    (0..=path.len())
+        .rev()
+        .find_map(|n| document.node.find(&path[..n], None))
+        .map_or_else(|| document.node.at(), super::tree::Node::at)
+}
+
+/// Every list of checks that a document names, with its path.
+fn named_health(document: &Document) -> Vec<(Vec<String>, Vec<String>)> {
+    let path = |parts: &[&str]| parts.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    let health = |a: &Option<crate::kind::Activation>| a.as_ref().and_then(|a| a.health.clone());
+    match &document.spec {
+        Spec::Host(Some(spec)) => health(&spec.activation)
+            .map(|h| (path(&["spec", "activation", "health"]), h))
+            .into_iter()
+            .collect(),
+        Spec::Fleet(Some(spec)) => {
+            let defaults = spec.defaults.as_ref().and_then(|d| health(&d.activation));
+            let defaults =
+                defaults.map(|h| (path(&["spec", "defaults", "activation", "health"]), h));
+            let overrides = spec
+                .overrides
+                .iter()
+                .flatten()
+                .enumerate()
+                .filter_map(|(n, over)| {
+                    let n = n.to_string();
+                    health(&over.set.activation).map(|h| {
+                        (
+                            path(&["spec", "overrides", &n, "set", "activation", "health"]),
+                            h,
+                        )
+                    })
+                });
+            defaults.into_iter().chain(overrides).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Circles of `dependsOn`, each beginning with its least name. Depth first without recursion: a chain may be as long
+/// as the fleet.
+fn circles(hosts: &BTreeMap<HostName, ResolvedHost>) -> BTreeSet<Vec<HostName>> {
+    let mut circles = BTreeSet::new();
+    let mut done: BTreeSet<&HostName> = BTreeSet::new();
+    for start in hosts.keys() {
+        let mut way: Vec<(&HostName, usize)> = vec![(start, 0)];
+        while let Some((name, next)) = way.last_mut() {
+            let name: &HostName = name;
+            let below = hosts.get(name).and_then(|h| h.depends_on.get(*next));
+            *next += 1;
+            match below {
+                None => {
+                    done.insert(name);
+                    way.pop();
+                }
+                Some(below) if done.contains(below) => {}
+                Some(below) => match way.iter().position(|(on_way, _)| *on_way == below) {
+                    Some(n) => {
+                        circles.insert(from_least(
+                            way[n..].iter().map(|(h, _)| (*h).clone()).collect(),
+                        ));
+                    }
+                    None => way.push((below, 0)),
+                },
+            }
+        }
+    }
+    circles
+}
+
+fn from_least(mut circle: Vec<HostName>) -> Vec<HostName> {
+    let least = circle
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, name)| (*name).clone())
+        .map_or(0, |(n, _)| n);
+    circle.rotate_left(least);
+    circle
+}
+
+fn resolved_fleet(name: String, spec: FleetSpec) -> ResolvedFleet {
+    let ours = ResolvedRollout::default();
+    let rollout = spec.rollout.unwrap_or_default();
+    let discovery = spec.discovery.unwrap_or_default();
+    ResolvedFleet {
+        name,
+        rollout: ResolvedRollout {
+            max_concurrent: rollout.max_concurrent.unwrap_or(ours.max_concurrent),
+            max_unavailable: rollout.max_unavailable.unwrap_or_default(),
+            max_failures: rollout.max_failures.unwrap_or(ours.max_failures),
+        },
+        adopt: spec.adopt.unwrap_or(Adopt::Manual),
+        discover_from: discovery.from.unwrap_or(DiscoverFrom::Manifests),
+        discovered_labels: discovery.labels.unwrap_or_default(),
+        signatures: spec
+            .trunk
+            .and_then(|t| t.signatures)
+            .unwrap_or(Signatures::Ignore),
+    }
+}
+
+fn resolved_check(meta: &Metadata, spec: &CheckSpec) -> Option<ResolvedCheck> {
+    let probe = if let Some(unit) = &spec.unit {
+        Probe::Unit {
+            name: unit.name.clone(),
+        }
+    } else if let Some(tcp) = &spec.tcp {
+        let address = tcp.address.as_deref().unwrap_or("127.0.0.1").parse().ok()?;
+        Probe::Tcp {
+            address,
+            port: tcp.port,
+        }
+    } else if let Some(http) = &spec.http {
+        Probe::Http {
+            url: http.url.clone(),
+            status: http.status.unwrap_or(200),
+        }
+    } else {
+        Probe::Command {
+            argv: spec.command.as_ref()?.argv.clone(),
+        }
+    };
+    Some(ResolvedCheck {
+        name: meta.name.clone(),
+        probe,
+        timeout: spec.timeout.unwrap_or(Duration::from_secs(5)),
+        attempts: spec.attempts.unwrap_or(3),
+        interval: spec.interval.unwrap_or(Duration::from_secs(1)),
+    })
+}
+
+fn resolved_alert(meta: &Metadata, spec: &AlertSpec) -> ResolvedAlert {
+    ResolvedAlert {
+        name: meta.name.clone(),
+        url: spec.webhook.url.clone(),
+        secret_file: spec.webhook.secret_file.clone(),
+        severity: match spec.severity.unwrap_or(Severity::Warning) {
+            Severity::Info => status::Severity::Info,
+            Severity::Warning => status::Severity::Warning,
+            Severity::Error => status::Severity::Error,
+        },
+        kinds: spec
+            .kinds
+            .iter()
+            .flatten()
+            .filter_map(|word| reason(word))
+            .collect(),
+        hosts: spec.hosts.clone(),
+        suspend: spec.suspend.unwrap_or(false),
+    }
+}

@@ -1,0 +1,542 @@
+//! The kinds field by field: which fields each has, their forms and bounds, and which are not built yet.
+
+use super::{
+    decode::{Decode, Fields, Reader, duplicate_keys, nearest, need_int, once_each, wrong_type},
+    problem::ProblemKind,
+    rules,
+    tree::{Node, Value},
+};
+use crate::kind::{
+    Activation, AlertSpec, CacheSpec, CheckSpec, CommandCheck, Discovery, Drift, FailedUnits,
+    FleetSpec, HostDefaults, HostSpec, HttpCheck, Labels, MaxUnavailable, Metadata, Override,
+    Rollout, Ssh, TcpCheck, Trunk, UnitCheck, Webhook,
+};
+use crate::status::Reason;
+
+/// Of a list of names.
+const COUNT: std::ops::RangeInclusive<u64> = 1..=1000;
+/// From the shortest wait that makes sense over a network to a day, in which somebody surely looks.
+const LONG_WAIT_SECS: std::ops::RangeInclusive<u64> = 10..=86_400;
+/// Settling may be nothing.
+const SETTLE_SECS: std::ops::RangeInclusive<u64> = 0..=3_600;
+/// One try of a check.
+const CHECK_SECS: std::ops::RangeInclusive<u64> = 1..=600;
+
+impl Decode for Metadata {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let name = f.need_node(r, "name").and_then(|n| rules::NAME.read(r, n));
+        let labels = f.node("labels").map(|n| labels(r, n, true));
+        let annotations = f.node("annotations").map(|n| self::labels(r, n, false));
+        f.close(r);
+        Some(Self {
+            name: name?,
+            labels: labels.unwrap_or_default(),
+            annotations: annotations.unwrap_or_default(),
+        })
+    }
+}
+
+/// Labels, or annotations, whose keys and values are free. What is wrong is left out, so that selectors are still
+/// checked against the rest.
+fn labels(r: &mut Reader<'_>, node: &Node, strict: bool) -> Labels {
+    let Value::Map(entries) = &node.value else {
+        wrong_type(r, node, "a mapping", "write `key: value`, one a line");
+        return Labels::new();
+    };
+    duplicate_keys(r, node);
+    let mut labels = Labels::new();
+    for entry in entries {
+        if strict && !(rules::LABEL_KEY.check)(&entry.key) {
+            let text = format!("`{}` is not {}", entry.key, rules::LABEL_KEY.what);
+            r.report(ProblemKind::BadLabel, entry.at, text, rules::LABEL_KEY.help);
+        }
+        let value = if strict {
+            rules::LABEL_VALUE.read(r, &entry.value)
+        } else {
+            String::decode(r, &entry.value, "")
+        };
+        if let Some(value) = value {
+            labels.entry(entry.key.clone()).or_insert(value);
+        }
+    }
+    labels
+}
+
+impl Decode for FleetSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let spec = Self {
+            defaults: f.opt(r, "defaults"),
+            overrides: f.opt(r, "overrides"),
+            rollout: f.opt(r, "rollout"),
+            discovery: f.opt(r, "discovery"),
+            adopt: f.opt(r, "adopt"),
+            trunk: f.opt(r, "trunk"),
+        };
+        f.close(r);
+        Some(spec)
+    }
+}
+
+impl Decode for Override {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let selector = f.need(r, "selector");
+        let allow_empty = f.opt(r, "allowEmpty");
+        let set = f.need(r, "set");
+        f.close(r);
+        Some(Self {
+            selector: selector?,
+            allow_empty,
+            set: set?,
+        })
+    }
+}
+
+impl Decode for Rollout {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let rollout = Self {
+            max_concurrent: f.int(r, "maxConcurrent", COUNT),
+            max_unavailable: f.opt(r, "maxUnavailable"),
+            max_failures: f.int(r, "maxFailures", COUNT),
+        };
+        f.close(r);
+        Some(rollout)
+    }
+}
+
+impl Decode for MaxUnavailable {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let label = f
+            .need_node(r, "label")
+            .and_then(|n| rules::LABEL_KEY.read(r, n));
+        let max = need_int(&mut f, r, "max", COUNT);
+        f.close(r);
+        Some(Self {
+            label: label?,
+            max: max?,
+        })
+    }
+}
+
+impl Decode for Discovery {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let from = f.opt(r, "from");
+        let labels = f.node("labels").map(|n| labels(r, n, true));
+        f.close(r);
+        Some(Self { from, labels })
+    }
+}
+
+impl Decode for Trunk {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let signatures = f.opt(r, "signatures");
+        f.close(r);
+        Some(Self { signatures })
+    }
+}
+
+/// The fields that a host and the fleet's defaults share.
+fn policy(f: &mut Fields<'_>, r: &mut Reader<'_>) -> HostDefaults {
+    let policy = HostDefaults {
+        system: f.opt(r, "system"),
+        ssh: f.opt(r, "ssh"),
+        delivery: f.opt(r, "delivery"),
+        activation: f.opt(r, "activation"),
+        specialisation: None,
+        reboot: f.opt(r, "reboot"),
+        drift: f.opt(r, "drift"),
+        suspend: f.opt(r, "suspend"),
+        keep_generations: f.int(r, "keepGenerations", 2..=1000),
+    };
+    f.later(r, "specialisation");
+    policy
+}
+
+impl Decode for HostDefaults {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let policy = policy(&mut f, r);
+        f.close(r);
+        Some(policy)
+    }
+}
+
+impl Decode for HostSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let shared = policy(&mut f, r);
+        let depends_on = f.opt(r, "dependsOn");
+        once_each(r, node.find(&["dependsOn"], None));
+        let spec = Self {
+            system: shared.system,
+            closure: f.text(r, "closure", &rules::ATTRIBUTE),
+            file: f.text(r, "file", &rules::REPOSITORY_FILE),
+            attr: f.text(r, "attr", &rules::ATTRIBUTE),
+            address: f.opt(r, "address"),
+            ssh: shared.ssh,
+            delivery: shared.delivery,
+            activation: shared.activation,
+            specialisation: None,
+            reboot: shared.reboot,
+            drift: shared.drift,
+            depends_on,
+            suspend: shared.suspend,
+            keep_generations: shared.keep_generations,
+        };
+        if f.has("closure") && f.has("file") {
+            let text = "`closure` and `file` exclude each other";
+            r.report(
+                ProblemKind::Conflict,
+                f.key("file"),
+                text,
+                "`closure` is of the flake, `file` with `attr` needs none",
+            );
+        }
+        if f.has("attr") && !f.has("file") {
+            r.report(
+                ProblemKind::Conflict,
+                f.key("attr"),
+                "`attr` needs `file`",
+                "a flake's attribute is `closure`",
+            );
+        }
+        f.close(r);
+        Some(spec)
+    }
+}
+
+impl Decode for Ssh {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let ssh = Self {
+            user: f.text(r, "user", &rules::USER),
+            port: f.int(r, "port", 1..=65_535),
+            host_keys: f.opt(r, "hostKeys"),
+            jump: f.opt(r, "jump"),
+            become_root: f.opt(r, "become"),
+        };
+        f.close(r);
+        Some(ssh)
+    }
+}
+
+impl Decode for Activation {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let activation = Self {
+            mode: f.opt(r, "mode"),
+            confirm: f.opt(r, "confirm"),
+            confirm_timeout: f.duration(r, "confirmTimeout", LONG_WAIT_SECS),
+            activation_timeout: f.duration(r, "activationTimeout", LONG_WAIT_SECS),
+            on_timeout: f.opt(r, "onTimeout"),
+            settle: f.duration(r, "settle", SETTLE_SECS),
+            failed_units: f.opt(r, "failedUnits"),
+            health: f.opt(r, "health"),
+        };
+        once_each(r, node.find(&["health"], None));
+        f.close(r);
+        Some(activation)
+    }
+}
+
+impl Decode for FailedUnits {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let policy = f.opt(r, "policy");
+        let ignore = f.node("ignore").and_then(|n| texts(r, n, &rules::UNIT));
+        f.close(r);
+        Some(Self { policy, ignore })
+    }
+}
+
+/// A list of texts of one form.
+fn texts(r: &mut Reader<'_>, node: &Node, rule: &super::decode::Rule) -> Option<Vec<String>> {
+    if let Value::List(items) = &node.value {
+        let values: Vec<_> = items.iter().map(|item| rule.read(r, item)).collect();
+        once_each(r, Some(node));
+        return values.into_iter().collect();
+    }
+    Vec::decode(r, node, "")
+}
+
+impl Decode for Drift {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let drift = Self {
+            policy: f.opt(r, "policy"),
+            interval: f.duration(r, "interval", LONG_WAIT_SECS),
+        };
+        f.close(r);
+        Some(drift)
+    }
+}
+
+/// What a check can ask.
+const PROBES: [&str; 4] = ["unit", "tcp", "http", "command"];
+
+impl Decode for CheckSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let spec = Self {
+            unit: f.opt(r, "unit"),
+            tcp: f.opt(r, "tcp"),
+            http: f.opt(r, "http"),
+            command: f.opt(r, "command"),
+            hosts: f.opt(r, "hosts"),
+            allow_empty: f.opt(r, "allowEmpty"),
+            timeout: f.duration(r, "timeout", CHECK_SECS),
+            attempts: f.int(r, "attempts", 1..=100),
+            interval: f.duration(r, "interval", 0..=600),
+        };
+        f.later(r, "flakeCheck");
+        let given: Vec<_> = PROBES.into_iter().filter(|name| f.has(name)).collect();
+        match given.as_slice() {
+            [_] => {}
+            [] if f.has("flakeCheck") => {}
+            [] => {
+                let text = format!("{} asks nothing", r.subject);
+                r.report(
+                    ProblemKind::NotExactlyOne,
+                    node.at(),
+                    text,
+                    format!("give it one of: {}", PROBES.join(", ")),
+                );
+            }
+            [_, second, ..] => {
+                let text = format!("{} asks for {}", r.subject, given.join(" and "));
+                r.report(
+                    ProblemKind::NotExactlyOne,
+                    f.key(second),
+                    text,
+                    "exactly one; write a Check for each",
+                );
+            }
+        }
+        f.close(r);
+        Some(spec)
+    }
+}
+
+impl Decode for UnitCheck {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let name = f.need_node(r, "name").and_then(|n| rules::UNIT.read(r, n));
+        f.close(r);
+        Some(Self { name: name? })
+    }
+}
+
+impl Decode for TcpCheck {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let address = f.text(r, "address", &rules::IP);
+        let port = need_int(&mut f, r, "port", 1..=65_535);
+        f.close(r);
+        Some(Self {
+            address,
+            port: port?,
+        })
+    }
+}
+
+impl Decode for HttpCheck {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let at = f.need_node(r, "url");
+        let url = at.and_then(|n| rules::PROBE_URL.read(r, n));
+        if let (Some(at), Some(url)) = (at, &url)
+            && url.starts_with("https://")
+        {
+            r.report(
+                ProblemKind::NotYet,
+                at.at(),
+                "`https` of a check is not built yet",
+                "ask over `http`, or use `command`",
+            );
+        }
+        let status = f.int(r, "status", 100..=599);
+        f.close(r);
+        Some(Self { url: url?, status })
+    }
+}
+
+impl Decode for CommandCheck {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let at = f.need_node(r, "argv");
+        let argv: Option<Vec<String>> = at.and_then(|n| Vec::decode(r, n, "argv"));
+        if let (Some(at), Some(argv)) = (at, &argv) {
+            command(r, at, argv);
+        }
+        f.close(r);
+        Some(Self { argv: argv? })
+    }
+}
+
+/// A program is an absolute path or a bare name; `..`, an option or a shell's line is neither.
+fn command(r: &mut Reader<'_>, at: &Node, argv: &[String]) {
+    let Some(program) = argv.first() else {
+        r.report(
+            ProblemKind::BadCommand,
+            at.at(),
+            "the command is empty",
+            "program and arguments: `[curl, -f, http://localhost]`",
+        );
+        return;
+    };
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    let name = program.rsplit('/').next().unwrap_or_default();
+    let placed = program.starts_with('/') || !program.contains('/');
+    let is_program = placed
+        && !name.is_empty()
+        && !name.starts_with(['-', '.'])
+        && name.chars().all(good)
+        && !program.contains("/../");
+    if !is_program {
+        let first = at.find(&[], Some(0)).unwrap_or(at);
+        let help = "an absolute path, or a name from the configuration's sw/bin; each argument is an item of its own, and no shell is between";
+        r.report(
+            ProblemKind::BadCommand,
+            first.at(),
+            format!("`{program}` is not a program"),
+            help,
+        );
+    }
+    if argv.len() > 64 || argv.iter().any(|a| a.contains('\0') || a.len() > 4096) {
+        r.report(
+            ProblemKind::BadCommand,
+            at.at(),
+            "the command is too long",
+            "at most 64 items of 4096 bytes",
+        );
+    }
+}
+
+impl Decode for AlertSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let webhook = f.need(r, "webhook");
+        let severity = f.opt(r, "severity");
+        let kinds = f.node("kinds").and_then(|n| kinds(r, n));
+        let hosts = f.opt(r, "hosts");
+        let allow_empty = f.opt(r, "allowEmpty");
+        let suspend = f.opt(r, "suspend");
+        f.close(r);
+        Some(Self {
+            webhook: webhook?,
+            severity,
+            kinds,
+            hosts,
+            allow_empty,
+            suspend,
+        })
+    }
+}
+
+/// Reasons of events.
+fn kinds(r: &mut Reader<'_>, node: &Node) -> Option<Vec<String>> {
+    let words: Vec<String> = Vec::decode(r, node, "kinds")?;
+    once_each(r, Some(node));
+    if words.is_empty() {
+        r.report(
+            ProblemKind::OutOfRange,
+            node.at(),
+            "`kinds` is empty: no event would pass",
+            "leave it out for all events",
+        );
+    }
+    for (n, word) in words.iter().enumerate() {
+        if reason(word).is_none() {
+            let at = node.find(&[], Some(n)).map_or(node.at(), Node::at);
+            let help = match nearest(word, EVENTS.into_iter()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("such as: {}", EVENTS.join(", ")),
+            };
+            r.report(
+                ProblemKind::UnknownWord,
+                at,
+                format!("`{word}` is no event"),
+                help,
+            );
+        }
+    }
+    Some(words)
+}
+
+/// The reason of that name.
+pub(super) fn reason(word: &str) -> Option<Reason> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+}
+
+/// Reasons that people most often want to hear of: what a help text offers.
+const EVENTS: [&str; 16] = [
+    "RevisionRejected",
+    "SourceFetchFailed",
+    "HistoryRewritten",
+    "EvaluationFailed",
+    "BuildFailed",
+    "IdentityMismatch",
+    "Unreachable",
+    "ActivationFailed",
+    "ConfirmTimedOut",
+    "HealthCheckFailed",
+    "RebootRequired",
+    "RolledBack",
+    "RollbackFailed",
+    "Quarantined",
+    "Drifted",
+    "Succeeded",
+];
+
+impl Decode for Webhook {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let url = f
+            .need_node(r, "url")
+            .and_then(|n| rules::WEB_URL.read(r, n));
+        let secret_file = f
+            .need_node(r, "secretFile")
+            .and_then(|n| rules::ABSOLUTE_PATH.read(r, n));
+        f.close(r);
+        Some(Self {
+            url: url?,
+            secret_file: secret_file?,
+        })
+    }
+}
+
+impl Decode for CacheSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let at = f.need_node(r, "url");
+        let url = at.and_then(|n| rules::CACHE_URL.read(r, n));
+        if let (Some(at), Some(url)) = (at, &url)
+            && !url.starts_with("file://")
+        {
+            let scheme = url.split("://").next().unwrap_or_default();
+            r.report(
+                ProblemKind::NotYet,
+                at.at(),
+                format!("a cache over `{scheme}` is not built yet"),
+                "this version has: `file:///PATH`",
+            );
+        }
+        let public_key = f.text(r, "publicKey", &rules::PUBLIC_KEY);
+        let push = f.opt(r, "push");
+        for name in ["signingKey", "priority", "retention"] {
+            f.later(r, name);
+        }
+        f.close(r);
+        Some(Self {
+            url: url?,
+            public_key,
+            push,
+        })
+    }
+}

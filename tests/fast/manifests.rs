@@ -1,0 +1,296 @@
+//! Manifests: each fixture of `fixtures/manifests` against what the reader says of it, word for word, and against the
+//! JSON Schemas. `TRUEUP_ACCEPT=1` writes the golden files and the schemas anew; read the difference before you commit it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use trueup_schema::{
+    json_schema,
+    kind::Kind,
+    manifest::{self, Problem, ProblemKind, SchemaSees, Style, limits},
+};
+
+/// Added to a fixture that has no fleet of its own, so that most of them are one short document.
+const FLEET: &str = "apiVersion: trueup/v1alpha1\nkind: Fleet\nmetadata: {name: home}\nspec: {defaults: {system: x86_64-linux}}\n";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn accepting() -> bool {
+    std::env::var_os("TRUEUP_ACCEPT").is_some()
+}
+
+/// Files as the reader gets them.
+type Files = Vec<(String, Vec<u8>)>;
+
+fn with_fleet(name: &str, bytes: Vec<u8>) -> Files {
+    let own = bytes.windows(11).any(|w| w == b"kind: Fleet") || name == "no-fleet";
+    let mut files = vec![(format!("fleet/{name}.yaml"), bytes)];
+    if !own {
+        files.push(("fleet/fleet.yaml".to_owned(), FLEET.into()));
+    }
+    files
+}
+
+/// Fixtures whose size would be a burden to the repository.
+fn made() -> Vec<(&'static str, Files)> {
+    let many_documents = "---\na\n".repeat(limits::DOCUMENTS_MAX + 1);
+    let many_values = format!("kind: Host\nspec: [{}]\n", "1,".repeat(limits::NODES_MAX));
+    let many_files = (0..=limits::FILES_MAX)
+        .map(|n| (format!("{n}.yaml"), Vec::new()))
+        .collect();
+    vec![
+        (
+            "file-too-large",
+            with_fleet("file-too-large", vec![b'#'; limits::FILE_BYTES_MAX + 1]),
+        ),
+        (
+            "too-many-documents",
+            with_fleet("too-many-documents", many_documents.into()),
+        ),
+        (
+            "too-many-values",
+            with_fleet("too-many-values", many_values.into()),
+        ),
+        ("too-many-files", many_files),
+    ]
+}
+
+fn fixtures(folder: &str) -> BTreeMap<String, Files> {
+    let folder = root().join("fixtures/manifests").join(folder);
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(&folder).expect("the fixtures are there") {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            all.insert(name.clone(), with_fleet(&name, fs::read(&path).unwrap()));
+        }
+    }
+    all
+}
+
+fn bad() -> BTreeMap<String, (Files, Vec<Problem>)> {
+    let made = made()
+        .into_iter()
+        .map(|(name, files)| (name.to_owned(), files));
+    let all = fixtures("bad").into_iter().chain(made);
+    all.map(|(name, files)| {
+        let problems = manifest::resolve(&files).expect_err(&name);
+        (name, (files, problems))
+    })
+    .collect()
+}
+
+/// Compares with the golden file, or writes it.
+fn golden(path: &Path, found: &str, wrong: &mut Vec<String>) {
+    if accepting() {
+        fs::write(path, found).unwrap();
+        return;
+    }
+    let wanted = fs::read_to_string(path).unwrap_or_default();
+    if wanted != found {
+        wrong.push(format!(
+            "{}\n--- wanted\n{wanted}--- found\n{found}",
+            path.display()
+        ));
+    }
+}
+
+#[test]
+fn every_bad_manifest_is_answered_word_for_word() {
+    let folder = root().join("fixtures/manifests/bad");
+    let mut wrong = Vec::new();
+    let all = bad();
+    for (name, (_, problems)) in &all {
+        let text = format!(
+            "{}{}\n",
+            manifest::render(problems, Style::Plain),
+            manifest::count(problems)
+        );
+        golden(&folder.join(format!("{name}.out")), &text, &mut wrong);
+    }
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(all.contains_key(&name), "{} has no fixture", path.display());
+    }
+    assert!(all.len() >= 60, "{} fixtures", all.len());
+    assert!(
+        wrong.is_empty(),
+        "TRUEUP_ACCEPT=1 writes them anew\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_rule_has_a_fixture_that_breaks_it() {
+    let broken: BTreeSet<ProblemKind> = bad()
+        .values()
+        .flat_map(|(_, problems)| problems)
+        .map(|p| p.kind)
+        .collect();
+    let never: Vec<_> = ProblemKind::ALL
+        .iter()
+        .filter(|kind| !broken.contains(kind))
+        .collect();
+    assert!(never.is_empty(), "no fixture breaks {never:?}");
+}
+
+#[test]
+fn a_file_with_several_problems_names_them_all() {
+    let several = bad()
+        .values()
+        .filter(|(_, problems)| problems.len() >= 2)
+        .count();
+    assert!(several >= 10, "{several} fixtures have several problems");
+    let (_, problems) = &bad()["everything-at-once"];
+    let kinds: BTreeSet<_> = problems.iter().map(|p| p.kind).collect();
+    assert!(kinds.len() >= 8, "{kinds:?}");
+}
+
+#[test]
+fn each_problem_points_into_its_line() {
+    for (name, (_, problems)) in bad() {
+        for p in problems.iter().filter(|p| p.line > 0) {
+            let length = p.excerpt.chars().count();
+            assert!(p.column >= 1 && p.column <= length + 1, "{name}: {p:?}");
+            assert!(
+                !p.message.is_empty() && !p.message.ends_with('.'),
+                "{name}: {p:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_answer_steers_the_terminal() {
+    for (name, (_, problems)) in bad() {
+        let text = manifest::render(&problems, Style::Plain);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{name}");
+        let coloured = manifest::render(&problems, Style::Coloured);
+        assert!(coloured.contains("\u{1b}[1;31merror:"), "{name}");
+    }
+}
+
+#[test]
+fn good_manifests_come_to_what_their_golden_files_say() {
+    let folder = root().join("fixtures/manifests/good");
+    let mut wrong = Vec::new();
+    for (name, files) in fixtures("good") {
+        let manifests = manifest::resolve(&files)
+            .unwrap_or_else(|p| panic!("{name}\n{}", manifest::render(&p, Style::Plain)));
+        let json = serde_json::to_value(&manifests).unwrap();
+        assert_eq!(
+            serde_json::from_value::<trueup_schema::kind::FleetManifests>(json.clone()).unwrap(),
+            manifests
+        );
+        golden(
+            &folder.join(format!("{name}.json")),
+            &format!("{json:#}\n"),
+            &mut wrong,
+        );
+    }
+    assert!(
+        wrong.is_empty(),
+        "TRUEUP_ACCEPT=1 writes them anew\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn the_committed_schemas_are_those_of_the_types() {
+    let folder = root().join("schema/json");
+    let mut wrong = Vec::new();
+    for kind in json_schema::KINDS {
+        let text = json_schema::text(kind).unwrap();
+        golden(
+            &folder.join(json_schema::file_name(kind)),
+            &text,
+            &mut wrong,
+        );
+    }
+    assert!(
+        wrong.is_empty(),
+        "TRUEUP_ACCEPT=1 writes them anew\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// Whether every document passes the schema of its kind; a document of no kind with a schema passes none.
+fn schemas_accept(
+    validators: &BTreeMap<&str, jsonschema::Validator>,
+    documents: &[serde_json::Value],
+) -> bool {
+    documents.iter().all(|document| {
+        let kind = document
+            .get("kind")
+            .and_then(|k| k.as_str())
+            .unwrap_or_default();
+        validators.get(kind).is_some_and(|v| v.is_valid(document))
+    })
+}
+
+#[test]
+fn schemas_and_reader_agree_on_every_fixture() {
+    let validators: BTreeMap<&str, _> = json_schema::KINDS
+        .into_iter()
+        .map(|kind: Kind| {
+            (
+                kind.word(),
+                jsonschema::validator_for(&json_schema::of(kind).unwrap()).unwrap(),
+            )
+        })
+        .collect();
+    for (name, files) in fixtures("good") {
+        let documents = manifest::documents_as_json(&files[0].1).unwrap();
+        assert!(
+            schemas_accept(&validators, &documents),
+            "the schemas refuse {name}"
+        );
+    }
+    let mut compared = 0;
+    for (name, (files, problems)) in bad() {
+        let Some(documents) = manifest::documents_as_json(&files[0].1) else {
+            continue;
+        };
+        let accepted = schemas_accept(&validators, &documents);
+        let seen = |sees| problems.iter().any(|p| p.kind.schema_sees() == sees);
+        if seen(SchemaSees::Always) {
+            assert!(
+                !accepted,
+                "the schemas accept {name}, and the reader does not: {problems:?}"
+            );
+            compared += 1;
+        } else if !seen(SchemaSees::Sometimes) {
+            let strict: Vec<_> = documents
+                .iter()
+                .filter(|d| !schemas_accept(&validators, std::slice::from_ref(d)))
+                .collect();
+            assert!(
+                accepted,
+                "the schemas refuse {name} for what only the reader can see: {strict:?}"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared >= 40, "{compared} fixtures were compared");
+}
+
+#[test]
+fn no_cut_of_any_fixture_brings_the_reader_down() {
+    for files in fixtures("good")
+        .into_values()
+        .chain(fixtures("bad").into_values())
+    {
+        let (path, bytes) = &files[0];
+        for end in (0..bytes.len()).step_by(7) {
+            if let Err(problems) = manifest::resolve(&[(path, &bytes[..end])]) {
+                assert!(!manifest::render(&problems, Style::Plain).is_empty());
+            }
+        }
+    }
+}
