@@ -16,7 +16,13 @@ const IDENTITIES_MAX: usize = 1_000;
 
 /// Identities, all of which are tried.
 #[derive(Default)]
-pub struct Identities(Vec<Box<dyn age::Identity + Send + Sync>>);
+pub struct Identities(Vec<Known>);
+
+struct Known {
+    identity: Box<dyn age::Identity + Send + Sync>,
+    /// The public half, where the key tells it.
+    recipient: Option<String>,
+}
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,7 +49,8 @@ impl Identities {
             let identity: age::x25519::Identity = line.parse().map_err(|_| {
                 bad_identity(&format!("line {}", number + 1), "not an age identity")
             })?;
-            self.push(Box::new(identity))?;
+            let recipient = Some(identity.to_public().to_string());
+            self.push(Box::new(identity), recipient)?;
         }
         Ok(())
     }
@@ -51,7 +58,7 @@ impl Identities {
     /// Adds an SSH private key for native ssh-ed25519 and ssh-rsa stanzas.
     pub fn add_ssh(&mut self, pem: &[u8], passphrase: Option<&SecretString>) -> Result<(), Error> {
         let key = ssh_key(pem, passphrase)?;
-        self.push(Box::new(key))
+        self.push(Box::new(key), None)
     }
 
     /// Adds an SSH private key, converted: it opens what was sealed to `age1...` of its public half.
@@ -70,15 +77,31 @@ impl Identities {
         if let Ok(identity) = ssh_to_age::ssh_private_to_age(pem, None) {
             self.add_age(identity.expose_secret())?;
         }
-        self.push(Box::new(key))
+        self.push(Box::new(key), None)
     }
 
-    fn push(&mut self, identity: Box<dyn age::Identity + Send + Sync>) -> Result<(), Error> {
+    fn push(
+        &mut self,
+        identity: Box<dyn age::Identity + Send + Sync>,
+        recipient: Option<String>,
+    ) -> Result<(), Error> {
         if self.0.len() >= IDENTITIES_MAX {
             return Err(bad_identity("list", "too many identities"));
         }
-        self.0.push(identity);
+        self.0.push(Known {
+            identity,
+            recipient,
+        });
         Ok(())
+    }
+
+    /// The recipients whose private halves are here, with whether that half alone opens the file.
+    pub(crate) fn who_opens<'a>(&'a self, file: &'a [u8]) -> impl Iterator<Item = (&'a str, bool)> {
+        self.0.iter().filter_map(move |known| {
+            let decryptor = age::Decryptor::new_buffered(ArmoredReader::new(file)).ok()?;
+            let only = std::iter::once(&*known.identity as &dyn age::Identity);
+            Some((known.recipient.as_deref()?, decryptor.decrypt(only).is_ok()))
+        })
     }
 
     /// Opens an age file, armored or binary.
@@ -88,7 +111,7 @@ impl Identities {
         let identities = self
             .0
             .iter()
-            .map(|identity| &**identity as &dyn age::Identity);
+            .map(|known| &*known.identity as &dyn age::Identity);
         let reader = decryptor
             .decrypt(identities)
             .map_err(|error| error.to_string())?;

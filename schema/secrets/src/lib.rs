@@ -2,13 +2,16 @@
 //! and nothing is handed out before its MAC has been verified.
 //!
 //! Entry points: [`Encrypted::parse`] and [`Encrypted::decrypt`] to read, [`encrypt`] to write, [`Encrypted::edit`],
-//! [`Encrypted::set`], [`Encrypted::rotate`] and [`Encrypted::update_keys`] to change. [`rules`] is `.sops.yaml`. Lints, agenix: not yet.
+//! [`Encrypted::set`], [`Encrypted::rotate`] and [`Encrypted::update_keys`] to change. [`rules`] is `.sops.yaml`,
+//! [`lint`] what the MAC does not protect, [`agenix`] plain age files.
 
+pub mod agenix;
 mod cipher;
 mod document;
 mod error;
 mod flat;
 mod keys;
+pub mod lint;
 mod metadata;
 mod ops;
 pub mod rules;

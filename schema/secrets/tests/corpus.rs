@@ -416,3 +416,92 @@ fn what_sops_refuses_to_encrypt_is_refused_and_the_rest_comes_back() {
     }
     println!("encrypting the corpus: {refused} refused, {returned} came back");
 }
+
+#[test]
+fn every_age_file_of_the_corpus_agrees_with_its_manifest() {
+    let Some(root) = corpus() else { return };
+    let cases = json(&root.join("age/manifest.json"));
+    let mut agreed = 0;
+    for case in cases.as_array().unwrap() {
+        let file = fs::read(root.join(case["file"].as_str().unwrap())).unwrap();
+        let plain = trueup_secrets::agenix::decrypt(&file, &identities(&root, &case["identities"]));
+        assert_eq!(
+            plain.is_ok(),
+            case["expect"]["ok"] == true,
+            "{} {:?}",
+            case["id"],
+            plain.err()
+        );
+        if let (Ok(plain), Some(wanted)) = (plain, case["expect"]["plaintext"].as_str()) {
+            assert!(
+                *plain == fs::read(root.join(wanted)).unwrap(),
+                "{}",
+                case["id"]
+            );
+        }
+        agreed += 1;
+    }
+    println!("age corpus: {agreed} agreed");
+}
+
+#[test]
+fn what_sops_accepts_without_protection_is_named_by_a_lint() {
+    let Some(root) = corpus() else { return };
+    let manifest = json(&root.join("manifest.json"));
+    let (mut named, mut silent) = (0, Vec::new());
+    let accepted = |case: &&Json| {
+        case["tags"]
+            .as_array()
+            .is_some_and(|tags| tags.iter().any(|tag| tag == "accepted-by-oracle"))
+    };
+    for case in manifest["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(accepted)
+    {
+        let format = Format::named(case["format"].as_str().unwrap()).unwrap();
+        let bytes = fs::read(root.join(case["file"].as_str().unwrap())).unwrap();
+        let file = Encrypted::parse(&bytes, format).unwrap();
+        let mut findings = trueup_secrets::lint::check(&file).unwrap();
+        findings.extend(trueup_secrets::lint::check_labels(
+            &file,
+            &identities(&root, &case["identities"]),
+        ));
+        if findings.is_empty() {
+            silent.push(case["notes"].to_string());
+        } else {
+            named += 1;
+        }
+    }
+    println!("lints: {named} tampered files named, silent: {silent:?}");
+    assert!(silent.is_empty(), "{silent:?}");
+}
+
+#[test]
+fn keys_that_do_not_fit_are_refused_with_their_reason() {
+    let Some(root) = corpus() else { return };
+    let read = |name: &str| fs::read(root.join("keys").join(name)).unwrap();
+    let mut identities = Identities::new();
+    assert!(
+        identities
+            .add_ssh(&read("ssh_host_ecdsa_key"), None)
+            .is_err()
+    );
+    assert!(
+        identities
+            .add_ssh_to_age(&read("ssh_host_rsa_key"), None)
+            .is_err()
+    );
+    let error = identities
+        .add_ssh(&read("ssh_ed25519_passphrase"), None)
+        .unwrap_err();
+    assert!(error.to_string().contains("passphrase"), "{error}");
+    let passphrase = secrecy::SecretString::from("trueup-test");
+    identities
+        .add_ssh(&read("ssh_ed25519_passphrase"), Some(&passphrase))
+        .unwrap();
+    identities
+        .add_ssh_to_age(&read("ssh_ed25519_passphrase"), Some(&passphrase))
+        .unwrap();
+}

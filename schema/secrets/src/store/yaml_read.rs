@@ -171,7 +171,10 @@ impl Builder {
                 self.place(value, line, 0)
             }
             Event::UnresolvedAlias(_) => Err(bad(line, "an alias without an anchor")),
-            Event::DocumentEnd => Ok(self.end_document()),
+            Event::DocumentEnd => {
+                self.end_document();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -1,0 +1,214 @@
+//! Properties: what is encrypted comes back as it was, in every format, and no flipped bit is accepted.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use trueup_secrets::{
+    EncryptSpec, Encrypted, Format, Identities, Mac, Plain, Recipient, ScopeRule, encrypt,
+    generate_identity,
+};
+
+fn spec(recipient: &Recipient, rule: ScopeRule) -> EncryptSpec {
+    let now = "2026-11-22T01:02:03Z".parse().unwrap();
+    EncryptSpec {
+        groups: vec![vec![recipient.clone()]],
+        shamir_threshold: None,
+        rule,
+        mac_only_encrypted: false,
+        now,
+    }
+}
+
+fn identity() -> (Identities, Recipient) {
+    let (secret, recipient) = generate_identity();
+    let mut identities = Identities::new();
+    identities.add_age(secret.expose_secret()).unwrap();
+    (identities, recipient)
+}
+
+fn there_and_back(format: Format, plain: &[u8], rule: ScopeRule) -> Plain {
+    let (identities, recipient) = identity();
+    let sealed = encrypt(plain, format, &spec(&recipient, rule)).unwrap();
+    Encrypted::parse(&sealed, format)
+        .unwrap()
+        .decrypt(&identities, Mac::Verify)
+        .unwrap()
+}
+
+fn json_value() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        "\\PC{0,12}".prop_map(Into::into),
+        "(\\PC|\n| |\t|#|:|-|'|\"){0,12}".prop_map(Into::into),
+        prop_oneof![
+            Just("yes"),
+            Just("0x10"),
+            Just("2020-01-01"),
+            Just("~"),
+            Just("<<"),
+            Just("1e3"),
+            Just("- a"),
+            Just("")
+        ]
+        .prop_map(Into::into),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(serde_json::Value::Array),
+            prop::collection::btree_map("\\PC{0,8}", inner, 0..5)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn document() -> impl Strategy<Value = serde_json::Value> {
+    prop::collection::btree_map("[a-z #:'\"\\-é]{1,8}", json_value(), 1..5).prop_map(|map| {
+        serde_json::Value::Object(map.into_iter().filter(|(key, _)| key != "sops").collect())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_comes_back_as_it_was(document in document()) {
+        let text = document.to_string();
+        let back = there_and_back(Format::Json, text.as_bytes(), ScopeRule::Default);
+        let back: serde_json::Value = serde_json::from_slice(&back.to_bytes().unwrap()).unwrap();
+        prop_assert_eq!(back, document);
+    }
+
+    /// JSON is YAML, so the same documents go in; what comes out is YAML that says the same.
+    #[test]
+    fn yaml_comes_back_as_it_was_and_its_print_reads_the_same(document in document()) {
+        // Characters that YAML does not allow raw are escaped.
+        let text: String = document.to_string().chars().map(|c| if c.is_ascii() { c.to_string() } else {
+            let mut units = [0; 2];
+            c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+        }).collect();
+        let plain = Plain::parse(text.as_bytes(), Format::Yaml);
+        // A line of flow style longer than a simple key may be is YAML's to refuse.
+        prop_assume!(plain.is_ok());
+        let plain = plain.unwrap();
+        let back = there_and_back(Format::Yaml, text.as_bytes(), ScopeRule::EncryptedRegex("[a-m]".into()));
+        prop_assert_eq!(&*back.to_json(), &*plain.to_json());
+        let again = Plain::parse(&back.to_bytes().unwrap(), Format::Yaml).unwrap();
+        prop_assert_eq!(&*again.to_json(), &*plain.to_json());
+    }
+
+    #[test]
+    fn bytes_come_back_as_they_were(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert_eq!(&*there_and_back(Format::Binary, &bytes, ScopeRule::Default).to_bytes().unwrap(), &bytes);
+    }
+
+    #[test]
+    fn dotenv_comes_back_as_it_was(lines in prop::collection::vec(("[A-Z_]{1,8}", "[ -~é]{0,20}"), 1..6)) {
+        let text: String = lines.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        let back = there_and_back(Format::Dotenv, text.as_bytes(), ScopeRule::Default);
+        prop_assert_eq!(String::from_utf8(back.to_bytes().unwrap().to_vec()).unwrap(), text);
+    }
+
+    #[test]
+    fn ini_comes_back_as_it_was(keys in prop::collection::btree_map("[a-z]{1,8}", "[a-zA-Z0-9 =:.,/+-]{0,20}", 1..6)) {
+        let text: String = "[s]\n".chars().chain(keys.iter().flat_map(|(key, value)| format!("{key} = {}\n", value.trim()).chars().collect::<Vec<_>>())).collect();
+        let plain = Plain::parse(text.as_bytes(), Format::Ini).unwrap();
+        let back = there_and_back(Format::Ini, text.as_bytes(), ScopeRule::Default);
+        prop_assert_eq!(&*back.to_json(), &*plain.to_json());
+        let again = Plain::parse(&back.to_bytes().unwrap(), Format::Ini).unwrap();
+        prop_assert_eq!(&*again.to_json(), &*plain.to_json());
+    }
+
+    #[test]
+    fn no_parser_panics(bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"sops:{}[]\"=#;-!&*|>\n \t_ENC[,".to_vec())], 0..200)) {
+        for format in [Format::Yaml, Format::Json, Format::Dotenv, Format::Ini, Format::Binary] {
+            let _ = Encrypted::parse(&bytes, format);
+            let _ = Plain::parse(&bytes, format);
+        }
+        let _ = trueup_secrets::rules::CreationRules::parse(&bytes);
+        let _ = trueup_secrets::agenix::Recipients::from_nix(&String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// Each character of each sealed value, and of `lastmodified`, is exchanged for another.
+#[test]
+fn a_change_anywhere_in_a_protected_place_is_refused() {
+    let (identities, recipient) = identity();
+    let sealed = encrypt(
+        b"a: secret\nb:\n    - 12\n    - x\nc_unencrypted: clear\n",
+        Format::Yaml,
+        &spec(&recipient, ScopeRule::Default),
+    )
+    .unwrap();
+    let text = String::from_utf8(sealed).unwrap();
+    let mut tried = 0;
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let is_protected = line.contains("ENC[")
+            || line.contains("lastmodified")
+            || line.contains("c_unencrypted");
+        let value = line.find(['[', '"', ' ']).filter(|_| is_protected);
+        let end = line.find(",type:").unwrap_or(line.trim_end().len());
+        for at in value.map(|at| at + 1..end).into_iter().flatten().step_by(3) {
+            let mut changed = text.clone().into_bytes();
+            let byte = &mut changed[start + at];
+            *byte = if *byte == b'A' { b'Q' } else { b'A' };
+            let opened = Encrypted::parse(&changed, Format::Yaml)
+                .and_then(|file| file.decrypt(&identities, Mac::Verify));
+            // The last digit of base64 carries bits that are not there.
+            let same = changed == text.as_bytes();
+            assert!(
+                same || opened.is_err(),
+                "accepted: {}",
+                String::from_utf8_lossy(&changed)
+            );
+            tried += 1;
+        }
+        start += line.len();
+    }
+    println!("{tried} changes refused");
+    assert!(tried > 100);
+}
+
+#[test]
+fn groups_need_their_threshold() {
+    let keys: Vec<_> = (0..3).map(|_| generate_identity()).collect();
+    let mut wanted = spec(&keys[0].1, ScopeRule::Default);
+    wanted.groups = keys
+        .iter()
+        .map(|(_, recipient)| vec![recipient.clone()])
+        .collect();
+    wanted.shamir_threshold = Some(2);
+    let sealed = encrypt(b"{\"a\": 1}", Format::Json, &wanted).unwrap();
+    let file = Encrypted::parse(&sealed, Format::Json).unwrap();
+    let with = |some: &[usize]| {
+        let mut identities = Identities::new();
+        some.iter()
+            .for_each(|at| identities.add_age(keys[*at].0.expose_secret()).unwrap());
+        file.decrypt(&identities, Mac::Verify)
+    };
+    assert!(with(&[1]).is_err());
+    assert!(with(&[0, 2]).is_ok() && with(&[1, 2]).is_ok() && with(&[0, 1, 2]).is_ok());
+}
+
+#[test]
+fn nothing_secret_is_printed_by_debug() {
+    let (identities, recipient) = identity();
+    let sealed = encrypt(
+        b"a: hunter2\n",
+        Format::Yaml,
+        &spec(&recipient, ScopeRule::Default),
+    )
+    .unwrap();
+    let plain = Encrypted::parse(&sealed, Format::Yaml)
+        .unwrap()
+        .decrypt(&identities, Mac::Verify)
+        .unwrap();
+    let shown = format!("{plain:?} {identities:?}");
+    assert!(
+        shown.contains("<redacted>") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
