@@ -1,3 +1,4 @@
 //! The controller: edges, API, command line. Wiring only; what decides lives in `trueup-core`, what loops in `trueup-engine`.
 
+pub mod edge;
 pub mod settings;

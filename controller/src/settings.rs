@@ -264,9 +264,19 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.line.to_string();
         let pad = " ".repeat(number.len());
-        let caret = " ".repeat(usize::try_from(self.column.saturating_sub(1)).unwrap_or(0).min(200));
+        let caret = " ".repeat(
+            usize::try_from(self.column.saturating_sub(1))
+                .unwrap_or(0)
+                .min(200),
+        );
         writeln!(f, "{}", self.message)?;
-        writeln!(f, "{pad} ╭─[{}:{}:{}]", self.path.display(), self.line, self.column)?;
+        writeln!(
+            f,
+            "{pad} ╭─[{}:{}:{}]",
+            self.path.display(),
+            self.line,
+            self.column
+        )?;
         writeln!(f, "{number} │ {}", self.excerpt)?;
         write!(f, "{pad} · {caret}┬")?;
         match &self.help {
@@ -285,12 +295,19 @@ pub fn load(asked: Option<&Path>, overrides: &Overrides) -> Result<Settings, Set
 /// The file as written.
 pub fn read(asked: Option<&Path>) -> Result<Fragment, SettingsError> {
     let path = asked.unwrap_or(Path::new(DEFAULT_FILE));
-    let fail = |why: String| SettingsError::Read { path: path.to_owned(), why };
+    let fail = |why: String| SettingsError::Read {
+        path: path.to_owned(),
+        why,
+    };
     match std::fs::metadata(path) {
-        Err(e) if asked.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Fragment::default()),
+        Err(e) if asked.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Fragment::default());
+        }
         Err(e) => return Err(fail(e.to_string())),
         Ok(meta) if !meta.is_file() => return Err(fail("not a file".to_owned())),
-        Ok(meta) if meta.len() > FILE_MAX => return Err(fail(format!("larger than {FILE_MAX} bytes"))),
+        Ok(meta) if meta.len() > FILE_MAX => {
+            return Err(fail(format!("larger than {FILE_MAX} bytes")));
+        }
         Ok(_) => {}
     }
     let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
@@ -299,7 +316,10 @@ pub fn read(asked: Option<&Path>) -> Result<Fragment, SettingsError> {
 
 /// From text; `path` is for messages.
 pub fn parse(path: &Path, text: &str) -> Result<Fragment, SettingsError> {
-    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+    if text
+        .lines()
+        .all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'))
+    {
         return Ok(Fragment::default());
     }
     serde_saphyr::from_str(text).map_err(|e| SettingsError::Wrong(Box::new(place(path, text, &e))))
@@ -312,7 +332,9 @@ fn place(path: &Path, text: &str, error: &serde_saphyr::Error) -> Wrong {
     let at = inner.location();
     let (line, column) = at.map_or((1, 1), |l| (l.line().max(1), l.column().max(1)));
     let (message, help) = match inner {
-        E::SerdeUnknownField { field, expected, .. } => (
+        E::SerdeUnknownField {
+            field, expected, ..
+        } => (
             format!("unknown key `{field}` in the settings"),
             Some(match nearest(field, expected) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -329,14 +351,24 @@ fn place(path: &Path, text: &str, error: &serde_saphyr::Error) -> Wrong {
         other => {
             let said = other.render();
             let first = said.lines().next().unwrap_or("not YAML").to_owned();
-            (format!("wrong settings: {}", first.trim_start_matches("error: ")), None)
+            (
+                format!("wrong settings: {}", first.trim_start_matches("error: ")),
+                None,
+            )
         }
     };
     let excerpt = usize::try_from(line)
         .ok()
         .and_then(|n| text.lines().nth(n.saturating_sub(1)))
         .unwrap_or_default();
-    Wrong { path: path.to_owned(), message, line, column, excerpt: excerpt.chars().take(120).collect(), help }
+    Wrong {
+        path: path.to_owned(),
+        message,
+        line,
+        column,
+        excerpt: excerpt.chars().take(120).collect(),
+        help,
+    }
 }
 
 /// The known word that somebody probably meant.
@@ -370,19 +402,35 @@ pub fn merge(mut fragment: Fragment, over: &Overrides) -> Fragment {
 /// Fills in the defaults and finds every value that can't be.
 pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
     let mut wrong = Vec::new();
-    let state_dir = inputs.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+    let state_dir = inputs
+        .state_dir
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
     absolute(&mut wrong, "stateDir", Some(&state_dir));
     absolute(&mut wrong, "listen.socket", inputs.listen.socket.as_deref());
-    absolute(&mut wrong, "signing.keyFile", inputs.signing.key_file.as_deref());
-    absolute(&mut wrong, "ssh.identityFile", inputs.ssh.identity_file.as_deref());
-    absolute(&mut wrong, "ssh.configFile", inputs.ssh.config_file.as_deref());
+    absolute(
+        &mut wrong,
+        "signing.keyFile",
+        inputs.signing.key_file.as_deref(),
+    );
+    absolute(
+        &mut wrong,
+        "ssh.identityFile",
+        inputs.ssh.identity_file.as_deref(),
+    );
+    absolute(
+        &mut wrong,
+        "ssh.configFile",
+        inputs.ssh.config_file.as_deref(),
+    );
     for (system, path) in &inputs.agent.packages {
         absolute(&mut wrong, &format!("agent.packages.{system}"), Some(path));
     }
     let repository = repository(inputs.repository, &mut wrong);
     let hub_store = inputs.hub.store.unwrap_or_else(|| "auto".to_owned());
     if hub_store.is_empty() || hub_store.starts_with('-') {
-        wrong.push(format!("hub.store is `{hub_store}`: give a store as Nix writes it, such as `auto` or `daemon`"));
+        wrong.push(format!(
+            "hub.store is `{hub_store}`: give a store as Nix writes it, such as `auto` or `daemon`"
+        ));
     } else if hub_store.starts_with("ssh") {
         wrong.push("hub.store: a hub on another machine is not built yet; use `auto`".to_owned());
     }
@@ -392,9 +440,15 @@ pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
     }
     Ok(Settings {
         repository,
-        socket: inputs.listen.socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
+        socket: inputs
+            .listen
+            .socket
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
         hub_store,
-        signing_key_file: inputs.signing.key_file.unwrap_or_else(|| state_dir.join("keys").join("fleet.key")),
+        signing_key_file: inputs
+            .signing
+            .key_file
+            .unwrap_or_else(|| state_dir.join("keys").join("fleet.key")),
         state_dir,
         ssh_identity_file: inputs.ssh.identity_file,
         ssh_config_file: inputs.ssh.config_file,
@@ -406,36 +460,62 @@ pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
 
 fn absolute(wrong: &mut Vec<String>, key: &str, path: Option<&Path>) {
     if let Some(path) = path.filter(|p| !p.is_absolute()) {
-        wrong.push(format!("{key} is `{}`: write the whole path, from `/`", path.display()));
+        wrong.push(format!(
+            "{key} is `{}`: write the whole path, from `/`",
+            path.display()
+        ));
     }
 }
 
 fn repository(given: RepositoryFragment, wrong: &mut Vec<String>) -> Repository {
     let url = match given.url {
         Some(path) if path.starts_with('/') => format!("file://{path}"),
-        Some(url) if ["file:///", "ssh://", "https://"].iter().any(|s| url.starts_with(s)) => url,
+        Some(url)
+            if ["file:///", "ssh://", "https://"]
+                .iter()
+                .any(|s| url.starts_with(s)) =>
+        {
+            url
+        }
         Some(other) => {
-            wrong.push(format!("repository.url is `{other}`: use file:///…, ssh://… or https://…"));
+            wrong.push(format!(
+                "repository.url is `{other}`: use file:///…, ssh://… or https://…"
+            ));
             other
         }
         None => {
-            wrong.push("repository.url is not given: add it to the settings, or pass --repository URL".to_owned());
+            wrong.push(
+                "repository.url is not given: add it to the settings, or pass --repository URL"
+                    .to_owned(),
+            );
             String::new()
         }
     };
     let branch = given.branch.unwrap_or_else(|| "main".to_owned());
     if trueup_schema::Revision::new(&branch, &"0".repeat(40)).is_err() {
-        wrong.push(format!("repository.branch is `{branch}`: not the name of a branch"));
+        wrong.push(format!(
+            "repository.branch is `{branch}`: not the name of a branch"
+        ));
     }
     let path = given.path.unwrap_or_else(|| "fleet".to_owned());
     if path.starts_with('/') || path.split('/').any(|p| p == "..") {
-        wrong.push(format!("repository.path is `{path}`: a folder inside the repository, without `..`"));
+        wrong.push(format!(
+            "repository.path is `{path}`: a folder inside the repository, without `..`"
+        ));
     }
     let interval = given.interval.unwrap_or(Duration::from_secs(60));
     if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval) {
-        wrong.push(format!("repository.interval is {interval}: {INTERVAL_MIN} to {INTERVAL_MAX}"));
+        wrong.push(format!(
+            "repository.interval is {interval}: {INTERVAL_MIN} to {INTERVAL_MAX}"
+        ));
     }
-    Repository { url, branch, path, interval: interval.get(), credentials: given.credentials }
+    Repository {
+        url,
+        branch,
+        path,
+        interval: interval.get(),
+        credentials: given.credentials,
+    }
 }
 
 fn limits(given: &LimitsFragment, wrong: &mut Vec<String>) -> Limits {
@@ -448,15 +528,29 @@ fn limits(given: &LimitsFragment, wrong: &mut Vec<String>) -> Limits {
     };
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Limits {
-        evaluations: count(bounded("evaluations", given.evaluations.unwrap_or(d.evaluations).into(), 1, 64)),
-        builds: count(bounded("builds", given.builds.unwrap_or(d.builds).into(), 1, 256)),
+        evaluations: count(bounded(
+            "evaluations",
+            given.evaluations.unwrap_or(d.evaluations).into(),
+            1,
+            64,
+        )),
+        builds: count(bounded(
+            "builds",
+            given.builds.unwrap_or(d.builds).into(),
+            1,
+            256,
+        )),
         evaluation_memory_mib: bounded(
             "evaluationMemoryMiB",
-            given.evaluation_memory_mib.unwrap_or(d.evaluation_memory_mib),
+            given
+                .evaluation_memory_mib
+                .unwrap_or(d.evaluation_memory_mib),
             256,
             1 << 20,
         ),
-        evaluation_timeout: given.evaluation_timeout.map_or(d.evaluation_timeout, Duration::get),
+        evaluation_timeout: given
+            .evaluation_timeout
+            .map_or(d.evaluation_timeout, Duration::get),
         build_silence: given.build_silence.map_or(d.build_silence, Duration::get),
     }
 }
@@ -479,32 +573,52 @@ mod tests {
 
     #[test]
     fn a_key_given_twice_is_refused() {
-        assert!(parsed("stateDir: /a\nstateDir: /b\n").unwrap_err().contains("twice"));
+        assert!(
+            parsed("stateDir: /a\nstateDir: /b\n")
+                .unwrap_err()
+                .contains("twice")
+        );
     }
 
     #[test]
     fn flags_win_over_the_file_and_defaults_fill_the_rest() {
-        let file = parsed("repository: {url: /srv/a, interval: 90s}\nlimits: {evaluationMemoryMiB: 512}\n").unwrap();
-        let over = Overrides { repository: Some("file:///srv/b".to_owned()), ..Overrides::default() };
+        let file = parsed(
+            "repository: {url: /srv/a, interval: 90s}\nlimits: {evaluationMemoryMiB: 512}\n",
+        )
+        .unwrap();
+        let over = Overrides {
+            repository: Some("file:///srv/b".to_owned()),
+            ..Overrides::default()
+        };
         let s = validate(merge(file, &over)).unwrap();
         assert_eq!(s.repository.url, "file:///srv/b");
         assert_eq!(s.repository.branch, "main");
         assert_eq!(s.repository.interval.as_secs(), 90);
         assert_eq!(s.limits.evaluation_memory_mib, 512);
         assert_eq!(s.socket, Path::new(DEFAULT_SOCKET));
-        assert_eq!(s.signing_key_file, Path::new("/var/lib/trueup/keys/fleet.key"));
+        assert_eq!(
+            s.signing_key_file,
+            Path::new("/var/lib/trueup/keys/fleet.key")
+        );
     }
 
     #[test]
     fn all_values_that_cannot_be_are_named_at_once() {
-        let file = parsed("repository: {url: 'git://x', branch: '-x', path: ../x, interval: 1s}\nstateDir: x\n").unwrap();
-        let Err(SettingsError::Invalid(wrong)) = validate(file) else { panic!("accepted") };
+        let file = parsed(
+            "repository: {url: 'git://x', branch: '-x', path: ../x, interval: 1s}\nstateDir: x\n",
+        )
+        .unwrap();
+        let Err(SettingsError::Invalid(wrong)) = validate(file) else {
+            panic!("accepted")
+        };
         assert_eq!(wrong.len(), 5, "{wrong:?}");
     }
 
     #[test]
     fn an_empty_file_lacks_only_the_repository() {
-        let Err(SettingsError::Invalid(wrong)) = validate(parsed("# nothing\n").unwrap()) else { panic!("accepted") };
+        let Err(SettingsError::Invalid(wrong)) = validate(parsed("# nothing\n").unwrap()) else {
+            panic!("accepted")
+        };
         assert_eq!(wrong.len(), 1);
         assert!(wrong[0].contains("--repository"));
     }
