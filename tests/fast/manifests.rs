@@ -295,3 +295,109 @@ fn no_cut_of_any_fixture_brings_the_reader_down() {
         }
     }
 }
+
+/// Every place in a document below `spec` and `metadata`, as a JSON pointer.
+fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, below) in map {
+                let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+                found.push(at.clone());
+                places(below, &at, found);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for (n, below) in items.iter().enumerate() {
+                found.push(format!("{at}/{n}"));
+                places(below, &format!("{at}/{n}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn as_file(documents: &[serde_json::Value]) -> Files {
+    let text: Vec<String> = documents.iter().map(|d| d.to_string()).collect();
+    vec![("full.yaml".to_owned(), text.join("\n---\n").into_bytes())]
+}
+
+#[test]
+fn every_field_refuses_every_type_but_its_own() {
+    let validators: BTreeMap<&str, _> = json_schema::KINDS
+        .into_iter()
+        .map(|kind| {
+            (
+                kind.word(),
+                jsonschema::validator_for(&json_schema::of(kind).unwrap()).unwrap(),
+            )
+        })
+        .collect();
+    let full = manifest::documents_as_json(&fixtures("good")["full"][0].1).unwrap();
+    manifest::resolve(&as_file(&full)).expect("the whole is good as JSON too");
+    let mut tried = 0;
+    for (n, document) in full.iter().enumerate() {
+        let mut found = Vec::new();
+        places(document, "", &mut found);
+        for place in found {
+            for other in [
+                serde_json::json!({}),
+                serde_json::json!([[]]),
+                serde_json::json!(-1.5),
+                serde_json::json!(null),
+                serde_json::json!(true),
+            ] {
+                let own = document.pointer(&place).unwrap();
+                if std::mem::discriminant(own) == std::mem::discriminant(&other) {
+                    continue;
+                }
+                let mut documents = full.clone();
+                *documents[n].pointer_mut(&place).unwrap() = other.clone();
+                let problems = manifest::resolve(&as_file(&documents)).expect_err(&place);
+                assert!(
+                    problems
+                        .iter()
+                        .all(|p| p.line > 0 || p.kind == ProblemKind::NoFleet),
+                    "{place}: {problems:?}"
+                );
+                let changed = &documents[n];
+                let kind = changed["kind"].as_str().unwrap_or_default();
+                assert!(
+                    !validators.get(kind).is_some_and(|v| v.is_valid(changed)),
+                    "the schema takes {other} at {place}"
+                );
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 400, "{tried}");
+}
+
+#[test]
+fn the_full_fixture_has_every_field_of_the_schemas() {
+    let full = manifest::documents_as_json(&fixtures("good")["full"][0].1).unwrap();
+    let mut found = Vec::new();
+    full.iter().for_each(|d| places(d, "", &mut found));
+    let used: BTreeSet<&str> = found.iter().filter_map(|p| p.rsplit('/').next()).collect();
+    let mut missing = Vec::new();
+    for kind in json_schema::KINDS {
+        let schema = json_schema::of(kind).unwrap();
+        let definitions = schema["$defs"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, d)| d);
+        for properties in definitions
+            .chain([&schema])
+            .filter_map(|d| d["properties"].as_object())
+        {
+            // Not built yet, so no good fixture has it.
+            missing.extend(
+                properties
+                    .keys()
+                    .filter(|k| !used.contains(k.as_str()) && *k != "specialisation")
+                    .cloned(),
+            );
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}

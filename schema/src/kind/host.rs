@@ -199,10 +199,10 @@ pub struct Activation {
     /// Who must have seen the host on a new connection before the change stays. Default: `controller`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,
-    /// How long the host waits for that before it rolls back by itself. Default: `120s`; 10 s to 24 h.
+    /// How long the host waits for that before it rolls back by itself. Default: `120s`; 1 s to 24 h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm_timeout: Option<Duration>,
-    /// How long an activation may take before it is reported as stuck. Default: `15m`; 10 s to 24 h.
+    /// How long an activation may take before it is reported as stuck. Default: `15m`; 1 s to 24 h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_timeout: Option<Duration>,
     /// What happens then. Default: `report`.
@@ -258,7 +258,7 @@ pub struct Drift {
     /// Default: `alert`, so that nobody's repair at three in the morning is undone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<DriftPolicy>,
-    /// How often the host is looked at. Default: `5m`; 10 s to 24 h.
+    /// How often the host is looked at. Default: `5m`; 1 s to 24 h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
 }

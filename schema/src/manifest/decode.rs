@@ -45,6 +45,7 @@ pub(super) struct Fields<'n> {
     node: &'n Node,
     path: String,
     known: Vec<&'static str>,
+    later: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
@@ -54,6 +55,7 @@ impl<'n> Fields<'n> {
                 node,
                 path: path.to_owned(),
                 known: Vec::new(),
+                later: Vec::new(),
             }),
             _ => {
                 wrong_type(r, node, "a mapping", "");
@@ -144,12 +146,12 @@ impl<'n> Fields<'n> {
 
     /// A field that the design has and this version does not.
     pub fn later(&mut self, r: &mut Reader<'_>, name: &'static str) {
-        // Known to the reader, though no help should offer it.
+        // Known to the reader, though no help offers it.
         if let Some(entry) = self.node.get(name) {
             let text = format!("`{}` is not built yet", self.path(name));
             r.report(ProblemKind::NotYet, entry.at, text, "leave it out for now");
         }
-        self.known.push(name);
+        self.later.push(name);
     }
 
     /// Whether a field is there.
@@ -167,10 +169,9 @@ impl<'n> Fields<'n> {
             return;
         };
         duplicate_keys(r, self.node);
-        for entry in entries
-            .iter()
-            .filter(|e| !self.known.contains(&e.key.as_str()))
-        {
+        for entry in entries.iter().filter(|e| {
+            !self.known.contains(&e.key.as_str()) && !self.later.contains(&e.key.as_str())
+        }) {
             let text = format!("unknown field `{}` in {}", entry.key, r.place(&self.path));
             let help = if entry.key == "<<" {
                 "merge keys are not part of YAML 1.2; `defaults` and `overrides` of the Fleet do this".to_owned()
@@ -458,20 +459,15 @@ pub(super) fn word<T: Copy>(
     not_yet: &[&str],
 ) -> Option<T> {
     let Value::Scalar { text, .. } = &node.value else {
-        wrong_type(r, node, "a word", "");
+        wrong_type(r, node, "a word", &one_of(words, not_yet));
         return None;
     };
     if node.meaning() == Some(Meaning::Null) {
-        wrong_type(r, node, "a word", "");
+        wrong_type(r, node, "a word", &one_of(words, not_yet));
         return None;
     }
     if not_yet.contains(&text.as_str()) {
-        let built: Vec<_> = words
-            .iter()
-            .map(|(w, _)| *w)
-            .filter(|w| !not_yet.contains(w))
-            .collect();
-        let help = format!("this version has: {}", built.join(", "));
+        let help = format!("this version has: {}", built(words, not_yet));
         r.report(
             ProblemKind::NotYet,
             node.at(),
@@ -486,7 +482,7 @@ pub(super) fn word<T: Copy>(
     let all: Vec<_> = words.iter().map(|(w, _)| *w).collect();
     let help = match nearest(text, all.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("one of: {}", all.join(", ")),
+        None => one_of(words, not_yet),
     };
     r.report(
         ProblemKind::UnknownWord,
@@ -495,6 +491,19 @@ pub(super) fn word<T: Copy>(
         help,
     );
     None
+}
+
+fn built<T>(words: &[(&'static str, T)], not_yet: &[&str]) -> String {
+    let built: Vec<_> = words
+        .iter()
+        .map(|(w, _)| *w)
+        .filter(|w| !not_yet.contains(w))
+        .collect();
+    built.join(", ")
+}
+
+fn one_of<T>(words: &[(&'static str, T)], not_yet: &[&str]) -> String {
+    format!("one of: {}", built(words, not_yet))
 }
 
 macro_rules! word_fields {

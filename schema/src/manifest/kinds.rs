@@ -15,8 +15,8 @@ use crate::status::Reason;
 
 /// Of a list of names.
 const COUNT: std::ops::RangeInclusive<u64> = 1..=1000;
-/// From the shortest wait that makes sense over a network to a day, in which somebody surely looks.
-const LONG_WAIT_SECS: std::ops::RangeInclusive<u64> = 10..=86_400;
+/// At least something, since 0 would roll everything back; at most a day, in which somebody surely looks.
+const LONG_WAIT_SECS: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// Settling may be nothing.
 const SETTLE_SECS: std::ops::RangeInclusive<u64> = 0..=3_600;
 /// One try of a check.

@@ -1,5 +1,7 @@
 //! What can be wrong with manifests: one variant for each rule, and where it was broken. Renders nothing.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::source::{Source, Span};
@@ -180,8 +182,8 @@ impl Problem {
             before: source
                 .line(span.line.saturating_sub(1))
                 .filter(|l| !l.trim().is_empty())
-                .map(str::to_owned),
-            excerpt: source.line(span.line).unwrap_or_default().to_owned(),
+                .map(|line| without_passwords(line).into_owned()),
+            excerpt: without_passwords(source.line(span.line).unwrap_or_default()).into_owned(),
             message: printable(message.as_ref()),
             help: String::new(),
             note: String::new(),
@@ -215,9 +217,47 @@ impl Problem {
     }
 }
 
-/// Text of a file never steers the terminal that shows it.
+/// Text of a file never steers the terminal that shows it, and a password in a URL is not told again.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
+    without_passwords(text)
+        .chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// `https://user:password@host` with as many `*` as the password has characters, so that columns stay.
+fn without_passwords(text: &str) -> Cow<'_, str> {
+    let mut out = Cow::Borrowed(text);
+    let mut from = 0;
+    while let Some(at) = out[from..].find("://").map(|n| from + n + 3) {
+        let end = out[at..]
+            .find(|c: char| c == '/' || c == '"' || c.is_whitespace())
+            .map_or(out.len(), |n| at + n);
+        from = at;
+        let Some(last) = out[at..end].rfind('@').map(|n| at + n) else {
+            continue;
+        };
+        let Some(colon) = out[at..last].find(':').map(|n| at + n + 1) else {
+            continue;
+        };
+        let stars = "*".repeat(out[colon..last].chars().count());
+        out = Cow::Owned(format!("{}{stars}{}", &out[..colon], &out[last..]));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_told_again() {
+        let text = "url: \"https://ana:s3cr@t@chat.example.org/a:b@c\" and http://x.org:80/ and s3://k:pässe@b";
+        let told = without_passwords(text);
+        assert_eq!(
+            told,
+            "url: \"https://ana:******@chat.example.org/a:b@c\" and http://x.org:80/ and s3://k:*****@b"
+        );
+        assert_eq!(told.chars().count(), text.chars().count());
+    }
 }

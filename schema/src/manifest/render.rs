@@ -112,7 +112,11 @@ fn one(problem: &Problem, style: Style) -> String {
 
 fn excerpt(out: &mut String, problem: &Problem, paint: &Paint, gutter: usize) {
     let start = window(problem);
-    if let Some(before) = &problem.before {
+    if let Some(before) = problem
+        .before
+        .as_ref()
+        .filter(|before| before.chars().count() > start)
+    {
         let number = paint.frame(&format!("{:>gutter$} │", problem.line - 1));
         line(out, format!(" {number} {}", shown(&cut(before, start))));
     }

@@ -235,6 +235,9 @@ impl Builder<'_> {
                     self.tag(at);
                 }
                 let plain = style == ScalarStyle::Plain;
+                // The parser says `~` where nothing stands.
+                let absent = plain && at.start.index() == at.end.index();
+                let text = if absent { Default::default() } else { text };
                 let node = Node {
                     value: Value::Scalar {
                         text: text.into_owned(),
@@ -326,6 +329,8 @@ impl Builder<'_> {
             Value::List(items) => items.push(node),
             Value::Scalar { .. } => {}
             Value::Map(entries) => match top.key.take() {
+                // Behind a key that is no word: reported already.
+                Some((key, _)) if key.is_empty() => {}
                 Some((key, at)) => {
                     let mut value = node;
                     value.key = Some(at);
