@@ -80,6 +80,7 @@ pub fn tool(name: &str) -> Result<PathBuf, ExecError> {
         .ok_or_else(|| ExecError::Find(name.to_owned()))
 }
 
+#[allow(clippy::disallowed_methods, reason = "this is the agent's exec room")]
 fn command(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut c = Command::new(program);
     c.args(args)

@@ -1,5 +1,5 @@
 //! The agent's machine: what an attempt on a host is, which event may follow which, and what is to be done next.
-//! Pure: the journal's records are folded by [`State::apply`], the agent executes [`State::next`]. No I/O, no clock.
+//! Pure: the journal's records are folded by [`apply`], the agent executes [`State::next`]. No I/O, no clock.
 
 use serde::{Deserialize, Serialize};
 use trueup_schema::status::Outcome;
