@@ -21,6 +21,8 @@ pub struct Memory {
     pub report: Option<Report>,
     /// When it came, by the controller's clock.
     pub seen_at: Option<Timestamp>,
+    /// When contact was tried last.
+    pub tried_at: Option<Timestamp>,
     /// Attempts at contact in a row that failed.
     pub misses: u32,
     /// The first of them.
@@ -47,6 +49,8 @@ pub struct Memory {
     pub corrections: Vec<Timestamp>,
     /// Paths that the host said it needs for this goal.
     pub needs: Option<(Digest, Vec<StorePath>)>,
+    /// A person asked to try again: the next claim lifts the quarantine of its goal.
+    pub retry: bool,
     /// The goal that the last offer was refused for, until goal, host or a nudge changes it.
     pub refused: Option<(Digest, Problem)>,
 }

@@ -1,5 +1,11 @@
 //! The pure heart: deciding is a function of (desired, observed, policy, time). No I/O, no async, no clock, no
 //! randomness, no unordered maps.
 
+pub mod absorb;
+pub mod admit;
 pub mod agent;
+pub mod backoff;
+pub mod conditions;
+pub mod decide;
 pub mod host;
+pub mod queue;

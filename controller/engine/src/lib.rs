@@ -1,8 +1,16 @@
 //! The loop: plain `async` over [`ports`]. The engine knows no executor, no clock, no file, no process: whatever it
 //! does to the world goes through a port, so that the whole controller runs under simulated time.
 
+mod crash;
+mod pipeline;
 pub mod ports;
+mod reconcile;
 pub mod record;
+mod runtime;
 mod settings;
+mod state;
 
+pub use crash::{CRASH_POINTS, Crash, NoCrash};
+pub use runtime::{Engine, EngineError};
 pub use settings::{Settings, WAKES, Wake};
+pub use state::Ports;

@@ -1,0 +1,353 @@
+//! What a report, a failed contact or a reply to an offer changes in what is remembered. Pure: the caller commits the
+//! memory, the notes (as events) and the release of the claim in one transaction.
+
+use trueup_schema::status::{Outcome, Reason, Severity};
+use trueup_schema::wire::{AttemptReport, AttemptState, OfferReply, Order, Report, Stage};
+use trueup_schema::{Digest, ErrorClass, Timestamp};
+
+use crate::backoff;
+use crate::decide::MISSES;
+use crate::host::{Claim, Ended, MAX_REMEMBERED, Memory, Problem, Tries};
+
+/// Windows without a confirming connection, after which the goal itself is at fault.
+pub const MAX_UNCONFIRMED: u32 = 2;
+
+/// Something that happened, for an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+fn note(severity: Severity, reason: Reason, message: impl Into<String>) -> Note {
+    Note {
+        severity,
+        reason,
+        message: message.into(),
+    }
+}
+
+/// What follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Events.
+    pub notes: Vec<Note>,
+    /// The claim's outcome was observed: give it back.
+    pub release: bool,
+}
+
+/// Is this report older than the one that is known? Streams may deliver late.
+#[must_use]
+pub fn is_stale(memory: &Memory, report: &Report) -> bool {
+    memory
+        .report
+        .as_ref()
+        .is_some_and(|r| r.identity == report.identity && report.sequence < r.sequence)
+}
+
+/// A report came.
+pub fn reported(
+    m: &mut Memory,
+    report: Report,
+    claim: Option<&Claim>,
+    now: Timestamp,
+    seed: u64,
+) -> Effects {
+    let mut out = Effects::default();
+    if m.misses >= MISSES {
+        out.notes
+            .push(note(Severity::Info, Reason::Reachable, "answers again"));
+    }
+    m.misses = 0;
+    m.unreachable_since = None;
+    m.last_error = None;
+    m.not_before = None;
+    m.seen_at = Some(now);
+    m.tried_at = Some(now);
+    if let (Some(claim), Some(a)) = (claim, &report.attempt)
+        && a.order == claim.order
+    {
+        if a.state == AttemptState::Ended {
+            ended(m, claim, a, now, seed, &mut out);
+        } else {
+            let before = m.report.as_ref().and_then(|r| r.attempt.as_ref());
+            let was = before.filter(|b| b.order == a.order).map(|b| b.state);
+            if a.state == AttemptState::AwaitingConfirmation && was != Some(a.state) {
+                let text = "activated; waits for a new connection";
+                out.notes
+                    .push(note(Severity::Info, Reason::AwaitingConfirmation, text));
+            }
+            if !a.waiting_jobs.is_empty() && before.is_none_or(|b| b.waiting_jobs.is_empty()) {
+                let text = format!(
+                    "the activation takes long; it waits for {}",
+                    a.waiting_jobs.join(", ")
+                );
+                out.notes
+                    .push(note(Severity::Warning, Reason::ActivationOverdue, text));
+            }
+        }
+    }
+    // The host has begun what we do not know of: our database was lost. Go above it, in a new term.
+    if let Some(greatest) = report.greatest
+        && greatest > m.order
+    {
+        m.order = Order {
+            term: greatest.term + 1,
+            serial: 0,
+        };
+    }
+    m.report = Some(report);
+    out
+}
+
+fn ended(
+    m: &mut Memory,
+    claim: &Claim,
+    a: &AttemptReport,
+    now: Timestamp,
+    seed: u64,
+    out: &mut Effects,
+) {
+    out.release = true;
+    // The same end is reported many times; it counts once.
+    if m.ended.as_ref().is_some_and(|e| e.order == a.order) {
+        return;
+    }
+    m.attempted_revision = Some(claim.revision.clone());
+    let outcome = a.outcome.unwrap_or(Outcome::Failed);
+    let mut message = a.message.clone().unwrap_or_else(|| outcome.to_string());
+    if !a.failed_units.is_empty() {
+        let names: Vec<&str> = a
+            .failed_units
+            .iter()
+            .take(8)
+            .map(|u| u.name.as_str())
+            .collect();
+        message = format!("{message} (units: {})", names.join(", "));
+    }
+    let digest = claim.digest.clone();
+    let (severity, reason) = match outcome {
+        Outcome::Succeeded => (Severity::Info, Reason::Succeeded),
+        Outcome::Skipped => (Severity::Info, Reason::Skipped),
+        Outcome::RebootRequired => (Severity::Warning, Reason::RebootRequired),
+        Outcome::RolledBack | Outcome::RolledBackPartial => (Severity::Error, Reason::RolledBack),
+        Outcome::RollbackFailed => (Severity::Error, Reason::RollbackFailed),
+        Outcome::BootNotCommitted => (Severity::Error, Reason::BootNotCommitted),
+        Outcome::Superseded => (Severity::Warning, Reason::Superseded),
+        Outcome::Interrupted => (Severity::Warning, Reason::Interrupted),
+        Outcome::Unreachable => (Severity::Warning, Reason::Unreachable),
+        Outcome::Failed => (Severity::Error, Reason::Failed),
+    };
+    out.notes.push(note(severity, reason, message.clone()));
+    match outcome {
+        Outcome::Succeeded | Outcome::Skipped => {
+            m.applied_revision = Some(claim.revision.clone());
+            m.tries.remove(&digest);
+            m.quarantined.remove(&digest);
+            if claim.correction {
+                let text = format!("runs {} again", claim.closure.short());
+                out.notes
+                    .push(note(Severity::Info, Reason::DriftCorrected, text));
+            }
+        }
+        Outcome::RebootRequired | Outcome::Superseded => {}
+        _ => failed(m, a, &digest, &message, now, seed, out),
+    }
+    m.ended = Some(Ended {
+        order: a.order,
+        revision: claim.revision.clone(),
+        digest,
+        outcome,
+        stage: a.stage,
+        message,
+        at: now,
+    });
+    m.needs = None;
+}
+
+fn failed(
+    m: &mut Memory,
+    a: &AttemptReport,
+    digest: &Digest,
+    message: &str,
+    now: Timestamp,
+    seed: u64,
+    out: &mut Effects,
+) {
+    let tries = m.tries.entry(digest.clone()).or_insert(Tries {
+        count: 0,
+        unconfirmed: 0,
+        not_before: now,
+    });
+    tries.count += 1;
+    if a.stage == Some(Stage::Confirm) && !a.evidence {
+        tries.unconfirmed += 1;
+    }
+    tries.not_before = now + backoff::delay(tries.count + 2, seed);
+    if a.evidence || tries.unconfirmed >= MAX_UNCONFIRMED {
+        m.quarantined.insert(digest.clone(), message.to_owned());
+        let text = format!("not tried again until the trunk changes it: {message}");
+        out.notes
+            .push(note(Severity::Error, Reason::Quarantined, text));
+    }
+    while m.tries.len() > MAX_REMEMBERED {
+        m.tries.pop_first();
+    }
+    while m.quarantined.len() > MAX_REMEMBERED {
+        // The host keeps its own list; ours only spares it the offer.
+        let other = m.quarantined.keys().find(|d| *d != digest).cloned();
+        m.quarantined
+            .remove(&other.unwrap_or_else(|| digest.clone()));
+    }
+}
+
+/// Contact failed. `hard`: the machine is at fault, not the way to it; it counts as a miss all the same.
+pub fn missed(
+    m: &mut Memory,
+    class: ErrorClass,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+    seed: u64,
+) -> Effects {
+    let mut out = Effects::default();
+    m.misses = m.misses.saturating_add(1);
+    m.tried_at = Some(now);
+    m.unreachable_since.get_or_insert(now);
+    let until = now + backoff::delay(m.misses, seed);
+    m.not_before = Some(until);
+    m.last_error = Some(Problem {
+        class,
+        reason,
+        message: message.to_owned(),
+        retry_at: Some(until),
+    });
+    if m.misses == MISSES {
+        out.notes
+            .push(note(Severity::Warning, Reason::Unreachable, message));
+    }
+    out
+}
+
+/// What a reply to an offer changes. `release`: the claim is given back.
+pub fn replied(
+    m: &mut Memory,
+    claim: &Claim,
+    reply: &OfferReply,
+    now: Timestamp,
+    seed: u64,
+) -> Effects {
+    let mut out = Effects::default();
+    m.misses = 0;
+    m.not_before = None;
+    m.tried_at = Some(now);
+    match reply {
+        OfferReply::Begun { .. } => {
+            m.attempted_revision = Some(claim.revision.clone());
+            m.needs = None;
+            let text = format!("activating {}", claim.closure.short());
+            out.notes
+                .push(note(Severity::Info, Reason::ActivationStarted, text));
+        }
+        OfferReply::Need { paths } => {
+            // Copying disturbs nobody: it is done without a claim, so that a slow one holds up no other host.
+            m.needs = Some((claim.digest.clone(), paths.clone()));
+            out.release = true;
+        }
+        OfferReply::Already { .. } => {
+            m.attempted_revision = Some(claim.revision.clone());
+            m.applied_revision = Some(claim.revision.clone());
+            m.tries.remove(&claim.digest);
+            m.ended = Some(Ended {
+                order: claim.order,
+                revision: claim.revision.clone(),
+                digest: claim.digest.clone(),
+                outcome: Outcome::Skipped,
+                stage: None,
+                message: "runs already".to_owned(),
+                at: now,
+            });
+            out.release = true;
+        }
+        OfferReply::Busy { order } => {
+            m.not_before = Some(now + backoff::delay(3, seed));
+            m.last_error = Some(Problem {
+                class: ErrorClass::Transient,
+                reason: Reason::Progressing,
+                message: format!("another attempt ({order}) runs there"),
+                retry_at: m.not_before,
+            });
+            out.release = true;
+        }
+        OfferReply::Refused {
+            reason,
+            message,
+            greatest,
+        } => {
+            out.release = true;
+            refused(m, claim, reason, message, *greatest, now, seed, &mut out);
+        }
+    }
+    out
+}
+
+#[allow(clippy::too_many_arguments)]
+fn refused(
+    m: &mut Memory,
+    claim: &Claim,
+    reason: &str,
+    message: &str,
+    greatest: Option<Order>,
+    now: Timestamp,
+    seed: u64,
+    out: &mut Effects,
+) {
+    let text = format!("refused ({reason}): {message}");
+    match reason {
+        // Our database is older than the host: go above it, in a new term.
+        "OrderTooLow" => {
+            let floor = greatest.unwrap_or(claim.order);
+            m.order = m.order.max(Order {
+                term: floor.term + 1,
+                serial: 0,
+            });
+        }
+        "Expired" | "Held" => {
+            m.not_before = Some(now + backoff::delay(4, seed));
+        }
+        "Quarantined" => {
+            m.quarantined
+                .insert(claim.digest.clone(), message.to_owned());
+            out.notes
+                .push(note(Severity::Error, Reason::Quarantined, text));
+        }
+        _ => {
+            let why = if reason == "IdentityMismatch" {
+                Reason::IdentityMismatch
+            } else {
+                Reason::Refused
+            };
+            let problem = Problem {
+                class: ErrorClass::Host,
+                reason: why,
+                message: text.clone(),
+                retry_at: None,
+            };
+            m.refused = Some((claim.digest.clone(), problem));
+            out.notes.push(note(Severity::Error, why, text));
+        }
+    }
+}
+
+/// The order for the next claim: above all that was allocated or begun.
+#[must_use]
+pub fn next_order(m: &Memory) -> Order {
+    Order {
+        term: m.order.term.max(1),
+        serial: m.order.serial + 1,
+    }
+}

@@ -1,0 +1,172 @@
+//! Which disruptive steps may begin, fleet-wide. Run by whoever asks, over all that is held; a granted one becomes a
+//! claim in the db before the step begins, so that limits hold under concurrency and crashes.
+
+use std::collections::BTreeMap;
+
+use trueup_schema::kind::{Labels, ResolvedRollout};
+use trueup_schema::{HostName, Revision, Timestamp};
+
+/// Who holds a permission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Whom.
+    pub host: HostName,
+    /// Values of the labels that budgets go by, as they were when it was granted.
+    pub groups: BTreeMap<String, String>,
+}
+
+/// Who asks for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Whom.
+    pub host: HostName,
+    /// The host's labels.
+    pub labels: Labels,
+    /// For which revision.
+    pub revision: Revision,
+    /// A person asked for this host by name: it comes first, and failures of other hosts do not stop it.
+    pub nudged: bool,
+    /// Since when it asks.
+    pub since: Timestamp,
+}
+
+/// Yes, or why not.
+pub type Verdict = Result<(), String>;
+
+/// The values of those labels of a host that budgets go by.
+#[must_use]
+pub fn groups(rollout: &ResolvedRollout, labels: &Labels) -> BTreeMap<String, String> {
+    rollout
+        .max_unavailable
+        .iter()
+        .filter_map(|m| Some((m.label.clone(), labels.get(&m.label)?.clone())))
+        .collect()
+}
+
+/// One verdict for each that asks. `failed`: hosts by revision whose last attempt at it failed.
+#[must_use]
+pub fn admit(
+    rollout: &ResolvedRollout,
+    held: &[Held],
+    asked: &[Asked],
+    failed: &BTreeMap<Revision, u32>,
+) -> BTreeMap<HostName, Verdict> {
+    let mut holding: Vec<Held> = held.to_vec();
+    let mut order: Vec<&Asked> = asked.iter().collect();
+    order.sort_by(|a, b| (!a.nudged, a.since, &a.host).cmp(&(!b.nudged, b.since, &b.host)));
+    let mut out = BTreeMap::new();
+    for ask in order {
+        let verdict = one(rollout, &holding, ask, failed);
+        if verdict.is_ok() {
+            holding.push(Held {
+                host: ask.host.clone(),
+                groups: groups(rollout, &ask.labels),
+            });
+        }
+        out.insert(ask.host.clone(), verdict);
+    }
+    out
+}
+
+fn one(
+    rollout: &ResolvedRollout,
+    holding: &[Held],
+    ask: &Asked,
+    failed: &BTreeMap<Revision, u32>,
+) -> Verdict {
+    if holding.iter().any(|h| h.host == ask.host) {
+        return Err("it is being changed already".to_owned());
+    }
+    let failures = failed.get(&ask.revision).copied().unwrap_or(0);
+    if failures >= rollout.max_failures && rollout.max_failures > 0 && !ask.nudged {
+        return Err(format!(
+            "{} goes no further: {failures} failed, maxFailures is {}; commit a fix, or `trueup reconcile --host {}`",
+            ask.revision.short(),
+            rollout.max_failures,
+            ask.host
+        ));
+    }
+    if holding.len() >= rollout.max_concurrent as usize {
+        return Err(format!(
+            "{} hosts change now, maxConcurrent is {}",
+            holding.len(),
+            rollout.max_concurrent
+        ));
+    }
+    for limit in &rollout.max_unavailable {
+        let Some(value) = ask.labels.get(&limit.label) else {
+            continue;
+        };
+        let now = holding
+            .iter()
+            .filter(|h| h.groups.get(&limit.label) == Some(value))
+            .count();
+        if now >= limit.max as usize {
+            return Err(format!(
+                "{now} of {}={value} change now, maxUnavailable is {}",
+                limit.label, limit.max
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use trueup_schema::kind::MaxUnavailable;
+
+    fn rollout(c: u32, m: u32) -> ResolvedRollout {
+        ResolvedRollout {
+            max_concurrent: c,
+            max_unavailable: vec![MaxUnavailable {
+                label: "role".to_owned(),
+                max: m,
+            }],
+            max_failures: 1,
+        }
+    }
+
+    fn ask(n: u32, role: u32) -> Asked {
+        Asked {
+            host: format!("h{n}").parse().unwrap(),
+            labels: [("role".to_owned(), role.to_string())].into(),
+            revision: Revision::new("main", &"a".repeat(40)).unwrap(),
+            nudged: n % 5 == 0,
+            since: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_failure_stops_a_revision_but_not_a_person() {
+        let r = rollout(10, 10);
+        let a = ask(1, 0);
+        let failed = [(a.revision.clone(), 1)].into();
+        let nudged = ask(5, 0);
+        let v = admit(&r, &[], &[a.clone(), nudged.clone()], &failed);
+        assert!(v[&a.host].is_err());
+        assert!(v[&nudged.host].is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn limits_hold_whoever_asks(c in 1u32..6, m in 1u32..4, roles in proptest::collection::vec(0u32..3, 0..30), held in 0usize..4) {
+            let r = rollout(c, m);
+            let asks: Vec<Asked> = (0u32..).zip(&roles).map(|(n, role)| ask(n + 100, *role)).collect();
+            let held: Vec<Held> = (0u32..).take(held.min(c as usize).min(m as usize)).map(|n| Held {
+                host: format!("x{n}").parse().unwrap(),
+                groups: [("role".to_owned(), "0".to_owned())].into(),
+            }).collect();
+            let v = admit(&r, &held, &asks, &BTreeMap::new());
+            prop_assert_eq!(v.len(), asks.len());
+            let granted: Vec<&Asked> = asks.iter().filter(|a| v[&a.host].is_ok()).collect();
+            prop_assert!(granted.len() + held.len() <= c as usize);
+            for role in 0..3u32 {
+                let n = granted.iter().filter(|a| a.labels["role"] == role.to_string()).count()
+                    + if role == 0 { held.len() } else { 0 };
+                prop_assert!(n <= m as usize);
+            }
+        }
+    }
+}

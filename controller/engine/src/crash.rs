@@ -1,0 +1,46 @@
+//! Named points at which a test kills the controller: before and after each commit to the db, and at the start and
+//! end of each step. In production the hook does nothing unless the binary was told otherwise.
+
+use futures::future::LocalBoxFuture;
+
+/// All of them.
+pub const CRASH_POINTS: &[&str] = &[
+    "accept.before-commit",
+    "accept.after-commit",
+    "evaluate.start",
+    "evaluate.after-commit",
+    "build.start",
+    "build.end",
+    "publish.end",
+    "host.before-commit",
+    "host.after-commit",
+    "claim.before-commit",
+    "claim.after-commit",
+    "observe.start",
+    "observe.end",
+    "offer.start",
+    "offer.end",
+    "copy.start",
+    "copy.end",
+    "confirm.start",
+    "confirm.end",
+    "release.before-commit",
+    "release.after-commit",
+    "adopt.after-commit",
+];
+
+/// The hook.
+pub trait Crash {
+    /// Called at each point. To crash, it ends the process or never completes.
+    fn at(&self, point: &'static str) -> LocalBoxFuture<'static, ()>;
+}
+
+/// Does nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCrash;
+
+impl Crash for NoCrash {
+    fn at(&self, _: &'static str) -> LocalBoxFuture<'static, ()> {
+        Box::pin(futures::future::ready(()))
+    }
+}

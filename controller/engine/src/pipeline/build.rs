@@ -1,0 +1,183 @@
+//! Wants for closures: built once however many hosts want one, then signed. Whoever waits is woken.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use trueup_core::backoff;
+use trueup_core::host::{ClosureStage, Problem, Wanted, Work};
+use trueup_schema::status::{Reason, Severity, Subject};
+use trueup_schema::{ErrorClass, HostName};
+
+use crate::ports::{BuildFailure, BuildUpdate};
+use crate::record::BuildRecord;
+use crate::state::{Closure, Shared, note, put};
+
+/// Progress is told at most this often.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Puts a want. One build for all who want the same.
+pub(crate) fn want(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
+    let mut state = sh.state.borrow_mut();
+    let fresh = !state.closures.contains_key(&wanted.drv);
+    let closure = state
+        .closures
+        .entry(wanted.drv.clone())
+        .or_insert_with(|| Closure {
+            work: Work::None,
+            stage: ClosureStage::Building,
+            wanters: BTreeSet::new(),
+            told: Duration::ZERO,
+        });
+    closure.wanters.insert(host.clone());
+    let due = fresh || matches!(closure.work, Work::None);
+    if due {
+        closure.work = Work::Running(None);
+    }
+    drop(state);
+    if due {
+        let (sh2, host, wanted) = (sh.clone(), host.clone(), wanted.clone());
+        let task = async move { build(&sh2, &host, &wanted).await };
+        sh.ports.rt.spawn("build", Box::pin(task));
+    }
+}
+
+fn set(sh: &Rc<Shared>, wanted: &Wanted, change: impl FnOnce(&mut Closure)) {
+    let mut wanters = BTreeSet::new();
+    if let Some(c) = sh.state.borrow_mut().closures.get_mut(&wanted.drv) {
+        change(c);
+        wanters.clone_from(&c.wanters);
+    }
+    for host in wanters {
+        sh.wake(&host, false);
+    }
+}
+
+async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
+    let Ok(_permit) = sh.builds.acquire().await else {
+        return;
+    };
+    sh.crash("build.start").await;
+    let mut record = BuildRecord {
+        drv: wanted.drv.clone(),
+        out: wanted.closure.clone(),
+        host: host.clone(),
+        started_at: sh.now(),
+        ended_at: None,
+        failure: None,
+        published: false,
+    };
+    // Always through the builder, which also makes the root; for a valid path it ends at once.
+    let root = format!("{host}-{}", wanted.closure.hash());
+    let mut updates = sh.ports.builder.build(&wanted.drv, &wanted.closure, &root);
+    let mut end = None;
+    while let Some(update) = updates.next().await {
+        match update {
+            BuildUpdate::Progress(p) => {
+                let now = sh.ports.rt.mono().0;
+                let told = sh
+                    .state
+                    .borrow()
+                    .closures
+                    .get(&wanted.drv)
+                    .map_or(now, |c| c.told);
+                if now.saturating_sub(told) >= TELL {
+                    set(sh, wanted, |c| {
+                        c.told = now;
+                        c.work = Work::Running(Some(format!("{}/{}", p.done, p.expected)));
+                    });
+                }
+            }
+            BuildUpdate::Done(result) => end = Some(result),
+        }
+    }
+    sh.crash("build.end").await;
+    let end = end.unwrap_or_else(|| {
+        Err(BuildFailure {
+            class: ErrorClass::Transient,
+            drv: wanted.drv.to_string(),
+            message: "the builder ended without a result".to_owned(),
+            log_tail: Vec::new(),
+        })
+    });
+    record.ended_at = Some(sh.now());
+    let problem = match end {
+        Err(f) => {
+            let message = format!("{} failed: {}", f.drv, f.message);
+            record.failure = Some(f.clone());
+            Some((f.class, Reason::BuildFailed, message))
+        }
+        Ok(_) => {
+            set(sh, wanted, |c| c.stage = ClosureStage::Publishing);
+            let signed = sh.ports.publisher.sign(&wanted.closure).await;
+            record.published = signed.is_ok();
+            signed
+                .err()
+                .map(|e| (ErrorClass::Transient, Reason::PublishFailed, e.to_string()))
+        }
+    };
+    sh.crash("publish.end").await;
+    finish(sh, wanted, record, problem).await;
+}
+
+async fn finish(
+    sh: &Rc<Shared>,
+    wanted: &Wanted,
+    record: BuildRecord,
+    problem: Option<(ErrorClass, Reason, String)>,
+) {
+    let subject = Subject::Build(wanted.drv.to_string());
+    let work = match problem {
+        None => Work::Done(()),
+        Some((class, reason, message)) => {
+            let delay = backoff::delay(6, sh.ports.rt.random());
+            let retry_at = (class == ErrorClass::Transient).then(|| sh.now() + delay);
+            Work::Failed(Problem {
+                class,
+                reason,
+                message,
+                retry_at,
+            })
+        }
+    };
+    let told = match &work {
+        Work::Failed(p) => note(Severity::Error, p.reason, p.message.clone()),
+        _ => note(
+            Severity::Info,
+            Reason::BuildFinished,
+            wanted.closure.short(),
+        ),
+    };
+    let ok = matches!(work, Work::Done(()));
+    // Hosts go on at once; the record is for people, and for not building again what failed.
+    set(sh, wanted, |c| {
+        c.work = work;
+        c.stage = ClosureStage::Building;
+    });
+    let event = sh.event(subject, &told, None);
+    let name = wanted.drv.as_str()["/nix/store/".len()..][..32].to_owned();
+    let ops = put("builds", &name, &record).into_iter().collect();
+    let _told = sh.commit(ops, vec![event]).await;
+    if ok && sh.settings.push_caches {
+        push(sh, wanted).await;
+    }
+}
+
+/// No host waits for a cache: a failure is told, and that is all.
+async fn push(sh: &Rc<Shared>, wanted: &Wanted) {
+    let caches: Vec<String> = sh.state.borrow().fleet.as_ref().map_or_else(Vec::new, |f| {
+        f.caches
+            .values()
+            .filter(|c| c.push)
+            .map(|c| c.url.clone())
+            .collect()
+    });
+    for cache in caches {
+        if let Err(e) = sh.ports.publisher.push(&wanted.closure, &cache).await {
+            let told = note(Severity::Warning, Reason::PublishFailed, e.to_string());
+            let event = sh.event(Subject::Build(wanted.drv.to_string()), &told, None);
+            let _told = sh.commit(Vec::new(), vec![event]).await;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One host at a time: look at what is known, decide, do one step, record. Never evaluates or builds: it puts wants.
+
+mod show;
+mod steps;
+
+use std::rc::Rc;
+
+use trueup_core::absorb;
+use trueup_core::decide::{Decision, Step, decide};
+use trueup_core::host::{ClosureStage, HostView, Nudge, Work};
+use trueup_schema::{HostName, Timestamp};
+
+use crate::state::{Shared, State};
+
+/// Steps that one visit takes at most; then others have their turn.
+const MAX_STEPS: u32 = 32;
+
+/// Works on a host until it has to wait; the answer says until when. `None`: there is no such host.
+pub(crate) async fn visit(sh: &Rc<Shared>, host: &HostName) -> Option<Timestamp> {
+    take_nudges(sh, host);
+    for _ in 0..MAX_STEPS {
+        take_inbox(sh, host);
+        let decision = look(sh, host)?;
+        show::show(sh, host, &decision);
+        tracing::debug!(%host, step = ?decision.step, phase = %decision.verdict.phase, "decided");
+        match decision.step {
+            Step::Wait { until } => {
+                show::save(sh, host).await;
+                let more = sh.state.borrow().inbox.contains_key(host);
+                if !more {
+                    return Some(until);
+                }
+            }
+            step => {
+                // What a host waits for must not wait for our own records; they are written before each wait.
+                if !matches!(
+                    step,
+                    Step::Offer | Step::Confirm { .. } | Step::Ask { .. } | Step::Release
+                ) {
+                    show::save(sh, host).await;
+                }
+                steps::run(sh, host, step).await;
+            }
+        }
+    }
+    show::save(sh, host).await;
+    Some(sh.now() + std::time::Duration::from_secs(1))
+}
+
+/// Reports that came by themselves; late ones are dropped.
+fn take_inbox(sh: &Rc<Shared>, host: &HostName) {
+    let Some(report) = sh.state.borrow_mut().inbox.remove(host) else {
+        return;
+    };
+    steps::absorb_report(sh, host, report, true);
+}
+
+fn open_nudge<'a>(state: &'a State, host: &HostName) -> Option<&'a Nudge> {
+    let ours = |n: &&Nudge| n.host.as_ref() == Some(host) && n.handled_at.is_none();
+    state
+        .nudges
+        .values()
+        .filter(ours)
+        .max_by_key(|n| n.requested_at)
+}
+
+/// A nudge ends back-off; with `retry` it also lifts the quarantine of what is wanted.
+fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
+    let mut guard = sh.state.borrow_mut();
+    let state = &mut *guard;
+    let fresh: Vec<Nudge> = state
+        .nudges
+        .values()
+        .filter(|n| {
+            n.host.as_ref() == Some(host) && n.handled_at.is_none() && !state.taken.contains(&n.id)
+        })
+        .cloned()
+        .collect();
+    if fresh.is_empty() {
+        return;
+    }
+    let Some(cell) = state.hosts.get_mut(host) else {
+        return;
+    };
+    for nudge in fresh {
+        let m = &mut cell.record.memory;
+        m.not_before = None;
+        m.refused = None;
+        if nudge.retry {
+            m.retry = true;
+            m.tries.clear();
+            if matches!(cell.evaluation, Work::Failed(_)) {
+                cell.evaluation = Work::None;
+            }
+            if let Work::Done(w) = &cell.evaluation
+                && matches!(state.closures.get(&w.drv), Some(c) if matches!(c.work, Work::Failed(_)))
+            {
+                state.closures.remove(&w.drv);
+            }
+        }
+        cell.dirty = true;
+        state.taken.insert(nudge.id);
+    }
+    state.denied.remove(host);
+}
+
+fn look(sh: &Rc<Shared>, host: &HostName) -> Option<Decision> {
+    let now = sh.now();
+    let seed = sh.ports.rt.random();
+    let mut guard = sh.state.borrow_mut();
+    let state = &mut *guard;
+    expire(state, host, now);
+    let fleet = state.fleet.clone()?;
+    let cell = state.hosts.get(host)?;
+    let none = Work::None;
+    let closure = match &cell.evaluation {
+        Work::Done(w) => state.closures.get(&w.drv),
+        _ => None,
+    };
+    let waits_for = cell
+        .record
+        .manifest
+        .depends_on
+        .iter()
+        .filter(|d| !state.hosts.get(*d).is_some_and(|c| is_ready_now(c)))
+        .cloned()
+        .collect();
+    let view = HostView {
+        manifest: &cell.record.manifest,
+        revision: &cell.record.revision,
+        adopt: fleet.fleet.adopt,
+        memory: &cell.record.memory,
+        conditions: &cell.record.status.conditions,
+        evaluation: &cell.evaluation,
+        closure: closure.map_or(&none, |c| &c.work),
+        closure_stage: closure.map_or(ClosureStage::Building, |c| c.stage),
+        claim: state.claims.get(host),
+        denied: state.denied.get(host).map(|(why, _)| why.as_str()),
+        suspension: state.suspensions.get(host),
+        adoption: state.adoptions.get(host),
+        nudge: open_nudge(state, host),
+        waits_for: &waits_for,
+        report_interval: sh.settings.report_interval,
+    };
+    Some(decide(&view, now, seed))
+}
+
+/// Ready at the revision that is desired now, not at an older one.
+fn is_ready_now(cell: &crate::state::HostCell) -> bool {
+    let status = &cell.record.status;
+    trueup_core::conditions::is_ready(&status.conditions)
+        && status.observed_revision.as_ref() == Some(&cell.record.revision)
+}
+
+/// Failures whose time has come are wanted anew; suspensions end.
+fn expire(state: &mut State, host: &HostName, now: Timestamp) {
+    let Some(cell) = state.hosts.get_mut(host) else {
+        return;
+    };
+    let due = |p: &trueup_core::host::Problem| p.retry_at.is_some_and(|r| r <= now);
+    if matches!(&cell.evaluation, Work::Failed(p) if due(p)) {
+        cell.evaluation = Work::None;
+    }
+    if let Work::Done(w) = &cell.evaluation
+        && matches!(state.closures.get(&w.drv), Some(c) if matches!(&c.work, Work::Failed(p) if due(p)))
+    {
+        state.closures.remove(&w.drv);
+    }
+    let hour = std::time::Duration::from_secs(3600);
+    cell.record.memory.corrections.retain(|c| *c + hour > now);
+}
+
+pub(crate) use absorb::is_stale;

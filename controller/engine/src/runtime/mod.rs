@@ -1,0 +1,255 @@
+//! The engine itself: loads what the db has, starts the tasks, and drives the queue of hosts.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::select;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use trueup_core::host::{Problem, Work};
+use trueup_schema::HostName;
+use trueup_schema::status::{Reason, Severity, Subject};
+
+use crate::ports::{DbError, Mono};
+use crate::record::{self, ControllerRecord, HostRecord};
+use crate::state::{HostCell, Ports, Shared, State, note, put};
+use crate::{Settings, Wake, pipeline, reconcile};
+
+/// Why the engine stopped. It stops for nothing else.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The db could not be read at the start.
+    #[error("reading the database at the start: {0}")]
+    Load(DbError),
+    /// Another controller leads, or the db is gone for good.
+    #[error("writing the database: {0}")]
+    Lead(DbError),
+}
+
+/// See [`Engine::run`].
+#[derive(Debug, Clone, Copy)]
+pub struct Engine;
+
+impl Engine {
+    /// Runs until the db takes the lead away. Dropping the future (and the tasks that it spawned through `Rt`) at any
+    /// point is a crash, and safe: a new run goes on from the db and from what the hosts report.
+    pub async fn run(
+        ports: Ports,
+        settings: Settings,
+        wakes: mpsc::Receiver<Wake>,
+    ) -> Result<(), EngineError> {
+        let state = load(&ports).await.map_err(EngineError::Load)?;
+        let sh = Rc::new(Shared {
+            builds: Semaphore::new(settings.max_builds.max(1)),
+            ports,
+            settings,
+            state: RefCell::new(state),
+            kick: Notify::new(),
+            source_kick: Notify::new(),
+            eval_kick: Notify::new(),
+            eval_cut: Notify::new(),
+            events: Cell::new(0),
+        });
+        started(&sh).await.map_err(EngineError::Lead)?;
+        let rt = sh.ports.rt.clone();
+        rt.spawn("source", Box::pin(pipeline::source::run(sh.clone())));
+        rt.spawn("evaluate", Box::pin(pipeline::evaluate::run(sh.clone())));
+        rt.spawn("reports", Box::pin(reports(sh.clone())));
+        rt.spawn("wakes", Box::pin(inputs(sh.clone(), wakes)));
+        drive(&sh).await
+    }
+}
+
+async fn load(ports: &Ports) -> Result<State, DbError> {
+    let mut state = State::default();
+    let db = &ports.db;
+    for e in db.list(record::HOSTS).await?.1 {
+        let record: HostRecord = record::decode(&e.key, &e.value)?;
+        let mut cell = HostCell::stored(record);
+        cell.dirty = false;
+        state.hosts.insert(cell.record.manifest.name.clone(), cell);
+    }
+    for e in db.list(record::EVALUATIONS).await?.1 {
+        let r: record::EvaluationRecord = record::decode(&e.key, &e.value)?;
+        let name = e.key.name().parse::<HostName>().ok();
+        if let (Some(cell), Some(found)) = (name.and_then(|n| state.hosts.get_mut(&n)), r.evaluated)
+        {
+            cell.evaluated = Some((r.revision, found));
+        }
+    }
+    for e in db.list(record::BUILDS).await?.1 {
+        let r: record::BuildRecord = record::decode(&e.key, &e.value)?;
+        // What a builder said no to is not built again; all else is asked anew, which costs nothing if it is there.
+        if let Some(f) = r
+            .failure
+            .filter(|f| f.class == trueup_schema::ErrorClass::Desired)
+        {
+            let message = format!("{} failed: {}", f.drv, f.message);
+            let problem = Problem {
+                class: f.class,
+                reason: Reason::BuildFailed,
+                message,
+                retry_at: None,
+            };
+            let closure = crate::state::Closure {
+                work: Work::Failed(problem),
+                stage: trueup_core::host::ClosureStage::Building,
+                wanters: std::collections::BTreeSet::new(),
+                told: Duration::ZERO,
+            };
+            state.closures.insert(r.drv, closure);
+        }
+    }
+    for e in db.list(record::CLAIMS).await?.1 {
+        let c: record::Claim = record::decode(&e.key, &e.value)?;
+        state.claims.insert(c.host.clone(), c);
+    }
+    if let Some(e) = db.get(&record::key("meta", "source")?).await? {
+        state.source = record::decode(&e.key, &e.value)?;
+    }
+    read_inputs(ports, &mut state).await?;
+    Ok(state)
+}
+
+/// What people wrote through the API. Read as a whole each time: it is little, and nothing can be missed.
+async fn read_inputs(ports: &Ports, state: &mut State) -> Result<(), DbError> {
+    let db = &ports.db;
+    let mut nudges = std::collections::BTreeMap::new();
+    for e in db.list(record::NUDGES).await?.1 {
+        let n: record::Nudge = record::decode(&e.key, &e.value)?;
+        if n.handled_at.is_none() {
+            nudges.insert(n.id.clone(), n);
+        }
+    }
+    let mut suspensions = std::collections::BTreeMap::new();
+    for e in db.list(record::SUSPENSIONS).await?.1 {
+        let s: record::Suspension = record::decode(&e.key, &e.value)?;
+        suspensions.insert(s.host.clone(), s);
+    }
+    let mut adoptions = std::collections::BTreeMap::new();
+    for e in db.list(record::ADOPTIONS).await?.1 {
+        let a: record::Adoption = record::decode(&e.key, &e.value)?;
+        adoptions.insert(a.host.clone(), a);
+    }
+    let accept = match db.get(&record::key("meta", "accept")?).await? {
+        Some(e) => Some(record::decode(&e.key, &e.value)?),
+        None => None,
+    };
+    state.nudges = nudges;
+    state.suspensions = suspensions;
+    state.adoptions = adoptions;
+    state.accept = accept;
+    Ok(())
+}
+
+async fn started(sh: &Rc<Shared>) -> Result<(), DbError> {
+    let record = ControllerRecord {
+        started_at: sh.now(),
+        version: sh.settings.version.clone(),
+    };
+    let told = note(
+        Severity::Info,
+        Reason::ControllerStarted,
+        format!("trueup {}", sh.settings.version),
+    );
+    let event = sh.event(Subject::Controller("trueup".to_owned()), &told, None);
+    sh.commit(vec![put("meta", "controller", &record)?], vec![event])
+        .await?;
+    Ok(())
+}
+
+async fn reports(sh: Rc<Shared>) {
+    let mut stream = sh.ports.hosts.reports();
+    while let Some((host, report)) = stream.next().await {
+        let mut state = sh.state.borrow_mut();
+        if !state.hosts.contains_key(&host) {
+            continue;
+        }
+        // The whole state each time, so the newest is enough: the inbox is bounded by the fleet.
+        let older = state
+            .inbox
+            .get(&host)
+            .is_some_and(|r| r.identity == report.identity && r.sequence > report.sequence);
+        if !older {
+            state.inbox.insert(host.clone(), report);
+        }
+        drop(state);
+        sh.wake(&host, true);
+    }
+}
+
+async fn inputs(sh: Rc<Shared>, mut wakes: mpsc::Receiver<Wake>) {
+    while let Some(wake) = wakes.recv().await {
+        let mut fresh = State::default();
+        if let Err(e) = read_inputs(&sh.ports, &mut fresh).await {
+            tracing::error!(error = %e, "what people asked for could not be read");
+            continue;
+        }
+        let mut state = sh.state.borrow_mut();
+        // A nudge that is being handled by a running visit is open in the db until that visit commits.
+        state.nudges = fresh.nudges;
+        state.suspensions = fresh.suspensions;
+        state.adoptions = fresh.adoptions;
+        state.accept = fresh.accept;
+        let open: std::collections::BTreeSet<String> = state.nudges.keys().cloned().collect();
+        state.taken.retain(|id| open.contains(id));
+        drop(state);
+        match wake {
+            Wake::Key(host) => sh.wake(&host, true),
+            Wake::Source => {}
+            Wake::All => sh.wake_all(),
+        }
+        sh.source_kick.notify_one();
+    }
+}
+
+/// Drives the queue: due hosts get a worker each, one at most per host.
+async fn drive(sh: &Rc<Shared>) -> Result<(), EngineError> {
+    loop {
+        loop {
+            let now = sh.ports.rt.mono().0;
+            let host = {
+                let mut state = sh.state.borrow_mut();
+                if let Some(e) = state.fatal.take() {
+                    return Err(EngineError::Lead(e));
+                }
+                if state.queue.running() >= sh.settings.max_workers.max(1) {
+                    break;
+                }
+                let Some(host) = state.queue.take(now) else {
+                    break;
+                };
+                host
+            };
+            let task = work(sh.clone(), host.clone());
+            sh.ports.rt.spawn(&format!("host/{host}"), Box::pin(task));
+        }
+        let (next, full) = {
+            let state = sh.state.borrow();
+            (
+                state.queue.next_due(),
+                state.queue.running() >= sh.settings.max_workers.max(1),
+            )
+        };
+        let kicked = Box::pin(sh.kick.notified());
+        match next.filter(|_| !full) {
+            Some(at) => {
+                select(sh.ports.rt.sleep_until(Mono(at)), kicked).await;
+            }
+            None => kicked.await,
+        }
+    }
+}
+
+async fn work(sh: Rc<Shared>, host: HostName) {
+    let until = reconcile::visit(&sh, &host).await;
+    let mono = sh.ports.rt.mono().0;
+    let again = until.map(|until| {
+        let wait = until.duration_since(sh.now());
+        // A microsecond more, so that rounding never wakes it just before its time.
+        mono + Duration::try_from(wait).unwrap_or(Duration::ZERO) + Duration::from_micros(1)
+    });
+    sh.state.borrow_mut().queue.done(&host, again);
+    sh.kick.notify_one();
+}
