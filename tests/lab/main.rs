@@ -1,6 +1,9 @@
 //! Promises that concern a host, shown on real hosts and judged from the host. See `harness` for how to get some.
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "tests of trueup use what these rows do not")]
+mod closures;
 #[allow(dead_code, reason = "the harness offers what the coming tests need")]
 mod harness;
 mod hosts;
+mod stc;
