@@ -161,8 +161,17 @@ pub struct Recipient(String);
 impl Recipient {
     /// Reads and checks a recipient.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let recipient = Self(text.trim().to_owned());
+        let recipient = Self(Self::normal(text));
         recipient.age().map(|_| recipient.clone())
+    }
+
+    /// Without the comment behind an SSH key, which is not part of it.
+    pub(crate) fn normal(text: &str) -> String {
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some(name), Some(blob)) if name.starts_with("ssh-") => format!("{name} {blob}"),
+            _ => text.trim().to_owned(),
+        }
     }
 
     pub fn as_str(&self) -> &str {

@@ -160,6 +160,7 @@ fn groups(items: &[Item]) -> Result<Vec<Group>, Error> {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::List(list)) => list
             .iter()
+            .filter(|value| !value.is_comment())
             .map(|value| match value {
                 Value::Map(items) => group(items),
                 _ => Err(Error::metadata("a key group is not a map")),

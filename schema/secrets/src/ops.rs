@@ -190,7 +190,7 @@ impl Encrypted {
             group
                 .age
                 .iter()
-                .map(|key| key.recipient.trim().to_owned())
+                .map(|key| Recipient::normal(&key.recipient))
                 .collect::<BTreeSet<_>>()
         };
         let now: Vec<_> = self.meta.groups.iter().map(label).collect();

@@ -57,7 +57,7 @@ pub(crate) fn rfc3339_seconds(text: &str) -> Option<String> {
     strict(text).map(|civil| civil.print(false))
 }
 
-/// A YAML timestamp: date alone, or with a clock after `T`, `t` or blanks and an optional zone (none is UTC).
+/// A YAML timestamp: a date alone, with a clock and a zone after `T` or `t`, or with a clock after blanks, which is UTC.
 pub(crate) fn yaml(text: &str) -> Option<String> {
     // A quick no for nearly every scalar: four digits and a dash.
     let head = text.as_bytes().get(..5)?;
@@ -76,10 +76,11 @@ pub(crate) fn yaml(text: &str) -> Option<String> {
         return civil.is_possible().then(|| civil.print(true));
     }
     let after = rest.trim_start_matches(' ');
-    rest = if after.len() < rest.len() {
-        after
-    } else {
+    let has_zone = after.len() == rest.len();
+    rest = if has_zone {
         rest.strip_prefix(['T', 't'])?
+    } else {
+        after
     };
     civil.clock = (
         digits(&mut rest, 1, 2)?,
@@ -87,7 +88,12 @@ pub(crate) fn yaml(text: &str) -> Option<String> {
         colon(&mut rest, 1)?,
     );
     civil.fraction = fraction(&mut rest)?;
-    civil.offset = zone(rest, true)?;
+    // go-yaml wants a zone after `T` and none after a blank; what is between those is a string to it.
+    civil.offset = if has_zone {
+        Some(zone(rest)?)
+    } else {
+        rest.is_empty().then_some(None)?
+    };
     civil.is_possible().then(|| civil.print(true))
 }
 
@@ -105,7 +111,7 @@ fn strict(text: &str) -> Option<Civil> {
         colon(&mut rest, 2)?,
     );
     let fraction = fraction(&mut rest)?;
-    let offset = Some(zone(rest, false)??);
+    let offset = Some(zone(rest)?);
     let civil = Civil {
         date,
         clock,
@@ -156,13 +162,9 @@ fn fraction(rest: &mut &str) -> Option<String> {
     Some(tail[..count].to_owned())
 }
 
-/// The outer `None` is a refusal, the inner one a missing zone (YAML only).
-fn zone(rest: &str, may_be_absent: bool) -> Option<Option<i32>> {
-    if rest.is_empty() {
-        return may_be_absent.then_some(None);
-    }
+fn zone(rest: &str) -> Option<i32> {
     if rest == "Z" {
-        return Some(Some(0));
+        return Some(0);
     }
     let (sign, mut tail) = match rest.split_at_checked(1)? {
         ("+", tail) => (1, tail),
@@ -176,7 +178,7 @@ fn zone(rest: &str, may_be_absent: bool) -> Option<Option<i32>> {
     }
     i32::try_from(hours * 60 + minutes)
         .ok()
-        .map(|all| Some(sign * all))
+        .map(|all| sign * all)
 }
 
 #[cfg(test)]
@@ -194,6 +196,8 @@ mod tests {
             ),
             ("2001-12-15 2:59:43.1", Some("2001-12-15T02:59:43.1Z")),
             ("2001-12-14 21:59:43.10 -5", None),
+            ("2001-12-14T21:59:43", None),
+            ("2001-12-14 21:59:43Z", None),
             ("2021-02-29", None),
             ("2020-01-02x", None),
             ("12:30:45", None),

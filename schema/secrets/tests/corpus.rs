@@ -505,3 +505,47 @@ fn keys_that_do_not_fit_are_refused_with_their_reason() {
         .add_ssh_to_age(&read("ssh_ed25519_passphrase"), Some(&passphrase))
         .unwrap();
 }
+
+#[test]
+fn the_test_file_of_sops_nix_opens() {
+    let Some(root) = corpus() else { return };
+    let folder = root.join("thirdparty-sops-nix");
+    let mut identities = Identities::new();
+    identities
+        .add_age(&fs::read_to_string(folder.join("age-keys.txt")).unwrap())
+        .unwrap();
+    let file = Encrypted::parse(
+        &fs::read(folder.join("secrets.yaml")).unwrap(),
+        Format::Yaml,
+    )
+    .unwrap();
+    let plain = file.decrypt(&identities, Mac::Verify).unwrap();
+    let wanted = Plain::parse(
+        &fs::read(folder.join("expected.yaml")).unwrap(),
+        Format::Yaml,
+    )
+    .unwrap();
+    assert_eq!(*plain.to_json(), *wanted.to_json());
+}
+
+#[test]
+fn ssh_recipients_may_carry_their_comment() {
+    let Some(root) = corpus() else { return };
+    for name in ["ssh_host_ed25519_key", "ssh_host_rsa_key"] {
+        let line = fs::read_to_string(root.join(format!("keys/{name}.pub"))).unwrap();
+        let recipient = trueup_secrets::Recipient::parse(&line).unwrap();
+        let entry = trueup_secrets::agenix::Entry {
+            recipients: vec![recipient],
+            armor: false,
+        };
+        let file = trueup_secrets::agenix::encrypt(b"x", &entry).unwrap();
+        let mut identities = Identities::new();
+        identities
+            .add_host_key(&fs::read(root.join("keys").join(name)).unwrap())
+            .unwrap();
+        assert_eq!(
+            **trueup_secrets::agenix::decrypt(&file, &identities).unwrap(),
+            *b"x"
+        );
+    }
+}

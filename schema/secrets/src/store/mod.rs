@@ -143,7 +143,8 @@ fn take_metadata(format: Format, docs: &mut Docs) -> Result<Option<Vec<Item>>, E
         }
     }
     match (format, found) {
-        (_, None) => Ok(None),
+        // `sops: null` is as if there were none.
+        (_, None | Some(Value::Null)) => Ok(None),
         (Format::Ini, Some(Value::Map(items))) => {
             let pairs: Vec<_> = items
                 .iter()

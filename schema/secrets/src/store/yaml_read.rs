@@ -50,7 +50,11 @@ fn bad(line: usize, reason: &str) -> Error {
 }
 
 fn control_character(text: &str) -> Option<usize> {
-    let is_bad = |c: char| (c < ' ' && !matches!(c, '\n' | '\r' | '\t')) || c == '\u{7f}';
+    let is_bad = |c: char| match c {
+        '\n' | '\r' | '\t' | '\u{85}' => false,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => true,
+        _ => false,
+    };
     let at = text.find(is_bad)?;
     Some(text[..at].matches('\n').count() + 1)
 }
