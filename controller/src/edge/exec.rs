@@ -311,6 +311,7 @@ async fn supervise(
     let pid = child.id();
     let mut usage = Usage::default();
     let mut every = SAMPLE.0;
+    let mut cancelled = false;
     tokio::pin!(cancel);
     loop {
         tokio::select! {
@@ -324,9 +325,9 @@ async fn supervise(
                 end(child, group).await;
                 return Err(ExecError::TimedOut { program, secs: spec.limits.wall.as_secs(), stderr: String::new() });
             }
-            () = &mut cancel => {
+            () = &mut cancel, if !cancelled => {
+                cancelled = true;
                 end(child, group).await;
-                cancel.set(std::future::pending());
             }
             () = sleep(every) => {
                 every = (every * 2).min(SAMPLE.1);

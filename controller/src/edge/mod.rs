@@ -2,9 +2,9 @@
 
 pub mod db;
 pub mod exec;
-//pub mod keys;
-//pub mod nix;
-//pub mod source;
-//pub mod ssh;
+pub mod keys;
+pub mod nix;
+pub mod source;
+pub mod ssh;
 pub mod tokio_rt;
-//pub mod webhook;
+pub mod webhook;

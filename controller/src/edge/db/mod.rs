@@ -20,7 +20,7 @@ pub use offline::{Checked, backup, check, export};
 use thread::Command;
 
 /// The database's file below its folder.
-pub const FILE: &str = "trueup.db";
+pub const FILE: &str = "trueup.sqlite";
 /// Held for as long as a controller has the database open.
 pub const LOCK: &str = "lock";
 /// Commands that wait for the thread; then callers wait.

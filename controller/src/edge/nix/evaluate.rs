@@ -1,0 +1,254 @@
+//! Evaluation: some hosts in one process; if that fails, each of them in a process of its own, so that one host's
+//! error is its own. Keeps no results: the pipeline does, under the key that is made here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use futures::stream::{self, LocalBoxStream, StreamExt as _};
+use serde::Deserialize;
+use trueup_engine::ports::{EvalFailure, EvalWant, Evaluated, Evaluator, Tree, Validity};
+use trueup_schema::{DrvPath, ErrorClass, HostName, StorePath};
+
+use super::expression;
+use super::{Nix, exec};
+use crate::edge::exec::{ExecError, Exit, Limits};
+
+/// Hosts in one process. Of a host's 1.5 s only 0.2 s is shared with the next, and each adds 90 MB: few is enough.
+const BATCH: usize = 8;
+/// Nix' trace, as kept.
+const TRACE_BYTES: usize = 16 << 10;
+/// Warnings, as kept.
+const WARNINGS_MAX: usize = 50;
+/// JSON of a batch, and what it traces.
+const OUTPUT_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Deserialize)]
+struct Found {
+    drv: DrvPath,
+    out: StorePath,
+}
+
+impl Evaluator for Nix {
+    fn evaluate(
+        &self,
+        tree: &Tree,
+        wants: Vec<EvalWant>,
+    ) -> LocalBoxStream<'static, (HostName, Result<Evaluated, EvalFailure>)> {
+        let (nix, tree) = (self.clone(), tree.clone());
+        let at_once = self.settings.evaluations.max(1);
+        // Spread over the processes first: eight hosts on two processes are two batches of four.
+        let size = wants.len().div_ceil(at_once).clamp(1, BATCH);
+        stream::iter(batches(wants, size))
+            .map(move |batch| {
+                let (nix, tree) = (nix.clone(), tree.clone());
+                async move { nix.batch(&tree, batch).await }
+            })
+            .buffer_unordered(at_once)
+            .flat_map(stream::iter)
+            .boxed_local()
+    }
+
+    fn still_valid(&self, record: &Evaluated, tree: &Tree) -> Validity {
+        // The footprint of an evaluation is not recorded yet, so only the same commit is proof.
+        if record.key.starts_with(&self.key_head(tree)) {
+            return Validity::Valid;
+        }
+        Validity::Unknown {
+            why: "another commit, or other settings of Nix; what an evaluation read is not recorded yet"
+                .to_owned(),
+        }
+    }
+}
+
+/// Wants of one file together, in groups of at most `size`.
+fn batches(wants: Vec<EvalWant>, size: usize) -> Vec<Vec<EvalWant>> {
+    let mut by_file: BTreeMap<Option<String>, Vec<EvalWant>> = BTreeMap::new();
+    for want in wants {
+        by_file.entry(want.file.clone()).or_default().push(want);
+    }
+    by_file
+        .into_values()
+        .flat_map(|w| w.chunks(size).map(<[_]>::to_vec).collect::<Vec<_>>())
+        .collect()
+}
+
+type Result1 = (HostName, Result<Evaluated, EvalFailure>);
+
+impl Nix {
+    /// `v1:<commit>:<digest of settings>:`, before the attribute.
+    fn key_head(&self, tree: &Tree) -> String {
+        let settings = format!(
+            "{}\0{}\0{:?}",
+            self.settings.program.display(),
+            self.config(),
+            self.settings.store
+        );
+        let digest = trueup_schema::Digest::of(settings.as_bytes());
+        format!("v1:{}:{}:", tree.revision.sha1(), digest.short())
+    }
+
+    async fn batch(&self, tree: &Tree, wants: Vec<EvalWant>) -> Vec<Result1> {
+        if wants.len() > 1
+            && let Ok(found) = self.together(tree, &wants).await
+        {
+            return found;
+        }
+        let mut results = Vec::new();
+        for want in wants {
+            let one = std::slice::from_ref(&want);
+            match self.together(tree, one).await {
+                Ok(found) => results.extend(found),
+                Err(failure) => results.push((want.host, Err(failure))),
+            }
+        }
+        results
+    }
+
+    async fn together(&self, tree: &Tree, wants: &[EvalWant]) -> Result<Vec<Result1>, EvalFailure> {
+        let _permit = self.evaluating.acquire().await;
+        let mut selected = Vec::new();
+        for want in wants {
+            let parts = expression::parts(&want.attribute).ok_or_else(|| EvalFailure {
+                class: ErrorClass::Desired,
+                message: format!("`{}` is no attribute path", want.attribute),
+                trace: String::new(),
+            })?;
+            selected.push((want.host.as_str(), parts));
+        }
+        let expression = expression::select(&selected);
+        let args = arguments(
+            tree,
+            wants.first().and_then(|w| w.file.as_deref()),
+            expression,
+        );
+        let limits = Limits {
+            wall: self.settings.evaluation_wall,
+            output: OUTPUT_BYTES,
+            rss: Some(self.settings.evaluation_memory),
+        };
+        let exit = exec::run(&self.spec(args, limits)).await.map_err(not_run)?;
+        if !exit.ok() {
+            return Err(failed(&exit));
+        }
+        let mut found: BTreeMap<String, Found> =
+            serde_json::from_slice(&exit.stdout).map_err(|e| EvalFailure {
+                class: ErrorClass::Desired,
+                message: format!("the attribute is no derivation: {e}"),
+                trace: exit.out_text().chars().take(500).collect(),
+            })?;
+        let warnings = warnings(&exit);
+        let share = wants.len() as u64;
+        Ok(wants
+            .iter()
+            .filter_map(|want| {
+                let f = found.remove(want.host.as_str())?;
+                let evaluated = Evaluated {
+                    key: format!(
+                        "{}{}:{}",
+                        self.key_head(tree),
+                        want.file.as_deref().unwrap_or_default(),
+                        want.attribute
+                    ),
+                    drv: f.drv,
+                    out: f.out,
+                    peak_rss: exit.usage.peak_rss,
+                    user_time_ms: exit.usage.user_ms / share,
+                    warnings: warnings.clone(),
+                };
+                Some((want.host.clone(), Ok(evaluated)))
+            })
+            .collect())
+    }
+}
+
+fn arguments(tree: &Tree, file: Option<&str>, expression: String) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["eval".into(), "--json".into()];
+    match file {
+        Some(file) => {
+            args.extend(["--file".into(), tree.path.join(file).into()]);
+            args.push(String::new().into());
+        }
+        None => {
+            args.push("--no-write-lock-file".into());
+            args.push(flake(tree).into());
+        }
+    }
+    args.extend(["--apply".into(), expression.into()]);
+    args
+}
+
+/// `path:` and not `git+file:`: the tree is exported already, so Nix needs no Git, no second copy of the history and no
+/// cache of its own. Commit and time are told, so that `self.rev` and `self.lastModified` are as from Git.
+/// `#.` is the root of the outputs: attributes are absolute.
+fn flake(tree: &Tree) -> String {
+    let modified = std::fs::metadata(&tree.path)
+        .and_then(|m| m.modified())
+        .ok()
+        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |d| d.as_secs());
+    format!(
+        "path:{}?rev={}&lastModified={modified}#.",
+        tree.path.display(),
+        tree.revision.sha1()
+    )
+}
+
+fn not_run(error: ExecError) -> EvalFailure {
+    let next = match error {
+        ExecError::TimedOut { .. } => "; limits.evaluationTimeout in trueup.yaml is the limit",
+        ExecError::TooMuchMemory { .. } => {
+            "; limits.evaluationMemoryMiB in trueup.yaml is the limit"
+        }
+        _ => "",
+    };
+    EvalFailure {
+        class: ErrorClass::Transient,
+        message: format!("{error}{next}"),
+        trace: String::new(),
+    }
+}
+
+/// What Nix says when the network, the disk or the daemon is at fault, and not the code.
+const TRANSIENT: [&str; 7] = [
+    "unable to download",
+    "Couldn't resolve host",
+    "No space left on device",
+    "Nix daemon disconnected",
+    "cannot connect to socket",
+    "Too many open files",
+    "database is busy",
+];
+
+fn failed(exit: &Exit) -> EvalFailure {
+    let text = exit.err_text();
+    let transient = exit.code.is_none() || TRANSIENT.iter().any(|t| text.contains(t));
+    // Nix prints the trace first and the cause last.
+    let message = text
+        .lines()
+        .map(str::trim)
+        .rfind(|l| l.starts_with("error:") && l.len() > "error:".len())
+        .map_or("nix gave no reason", |l| {
+            l.trim_start_matches("error:").trim()
+        });
+    let from = text.len().saturating_sub(TRACE_BYTES);
+    let from = (from..=text.len()).find(|i| text.is_char_boundary(*i));
+    EvalFailure {
+        class: if transient {
+            ErrorClass::Transient
+        } else {
+            ErrorClass::Desired
+        },
+        message: message.chars().take(500).collect(),
+        trace: text[from.unwrap_or(0)..].to_owned(),
+    }
+}
+
+fn warnings(exit: &Exit) -> Vec<String> {
+    let text = exit.err_text();
+    let said = text
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("evaluation warning: "));
+    said.take(WARNINGS_MAX)
+        .map(|l| l.chars().take(500).collect())
+        .collect()
+}

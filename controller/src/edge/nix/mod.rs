@@ -1,0 +1,103 @@
+//! The `nix` program: evaluates, builds, signs and copies, all in the hub's store. It decides nothing: what is wanted,
+//! and when, is the pipeline's matter.
+//!
+//! **Invariant:** evaluation and build use the same store. With another store for evaluation (`eval-store auto`) a
+//! build by a chroot or remote store does not find the derivations.
+
+mod build;
+mod evaluate;
+mod expression;
+mod log;
+mod publish;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exec::{self, ExecError, ExecSpec, Exit, Limits};
+
+/// A short question to Nix (is a path valid?) takes no longer, a busy daemon included.
+const QUESTION_WALL: Duration = Duration::from_secs(60);
+
+/// Which Nix, and what it may use.
+#[derive(Debug, Clone)]
+pub struct NixSettings {
+    /// The program: a path, or a name in `env`'s PATH.
+    pub program: PathBuf,
+    /// `--store` for everything; `None`: Nix' own choice (`auto`).
+    pub store: Option<String>,
+    /// The whole environment: at least PATH and HOME. `NIX_CONFIG` goes through `config`.
+    pub env: BTreeMap<String, OsString>,
+    /// More lines for `NIX_CONFIG`.
+    pub config: String,
+    /// Logs of builds lie in `logs/` below it.
+    pub state: PathBuf,
+    /// A real folder below `/nix/var/nix/gcroots` (of that store): a link to a folder would not protect.
+    pub roots: PathBuf,
+    /// Resident bytes of one evaluating process.
+    pub evaluation_memory: u64,
+    /// Wall time of one evaluating process.
+    pub evaluation_wall: Duration,
+    /// Evaluating processes at the same time.
+    pub evaluations: usize,
+    /// A build that says nothing for so long is ended.
+    pub build_silence: Duration,
+    /// The key that signs store paths.
+    pub signing_key: PathBuf,
+}
+
+/// The Nix edge: `Evaluator`, `Builder` and `Publisher`.
+#[derive(Debug, Clone)]
+pub struct Nix {
+    settings: Arc<NixSettings>,
+    evaluating: Arc<tokio::sync::Semaphore>,
+}
+
+impl Nix {
+    /// Starts nothing yet.
+    #[must_use]
+    pub fn new(settings: NixSettings) -> Self {
+        Self {
+            evaluating: Arc::new(tokio::sync::Semaphore::new(settings.evaluations.max(1))),
+            settings: Arc::new(settings),
+        }
+    }
+
+    /// `nix ARGS`, in our store and environment.
+    fn spec(&self, args: Vec<OsString>, limits: Limits) -> ExecSpec {
+        let mut spec = ExecSpec::new(self.settings.program.clone(), args);
+        if let Some(store) = &self.settings.store {
+            spec.args.extend(["--store".into(), store.into()]);
+        }
+        spec.env.clone_from(&self.settings.env);
+        spec.env
+            .insert("NIX_CONFIG".to_owned(), self.config().into());
+        spec.limits = limits;
+        spec
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "extra-experimental-features = nix-command flakes\naccept-flake-config = false\nwarn-dirty = false\n{}",
+            self.settings.config
+        )
+    }
+
+    async fn ask<const N: usize>(&self, args: [&str; N]) -> Result<Exit, ExecError> {
+        let args = args.iter().map(OsString::from).collect();
+        let limits = Limits {
+            wall: QUESTION_WALL,
+            ..Limits::default()
+        };
+        exec::run(&self.spec(args, limits)).await
+    }
+
+    /// The version of the program: part of what an evaluation depends on.
+    pub async fn version(&self) -> Result<String, ExecError> {
+        let mut spec = self.spec(vec!["--version".into()], Limits::default());
+        spec.args.truncate(1);
+        Ok(exec::run(&spec).await?.out_text())
+    }
+}

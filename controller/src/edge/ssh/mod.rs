@@ -1,0 +1,394 @@
+//! Hosts over the system's `ssh`: people's configuration, agents and jump hosts work. Host keys are pinned; nothing is
+//! trusted on first use. What runs on a host is the agent alone, with arguments of a safe alphabet; data goes by stdin.
+
+mod agent;
+mod config;
+mod fault;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use trueup_engine::ports::{Hosts, ReportStream, Target, TransportError, TransportFault};
+use trueup_schema::wire::{AttemptState, MAX_DOCUMENT, OfferReply, Order, Report, Signed};
+use trueup_schema::{HostName, StorePath, System};
+
+use super::exec::{self, ExecSpec, Exit, Limits, Line};
+pub use config::Freshness;
+
+/// An ordinary question to the agent. A login may take 25 s on a host whose logind is busy, and then succeed.
+const ASK_WALL: Duration = Duration::from_secs(60);
+/// A closure over a slow line.
+const COPY_WALL: Duration = Duration::from_secs(3600);
+/// An activation is followed no longer than this; then reports are asked for at intervals.
+const FOLLOW_WALL: Duration = Duration::from_secs(7200);
+/// A new try to confirm begins this long after the one before, beside it.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(1500);
+/// Tries to confirm that wait at once.
+const CONFIRM_TRIES: usize = 5;
+/// The host answers a confirmation when it has committed: settle time, profile, boot entry.
+const COMMIT_WALL: Duration = Duration::from_secs(120);
+/// Reports that wait for the engine. One that finds no room is dropped: the next has all that it had.
+const REPORTS_WAITING: usize = 4096;
+
+/// What this edge needs to know.
+#[derive(Debug, Clone)]
+pub struct SshSettings {
+    /// `ssh`.
+    pub ssh: PathBuf,
+    /// `nix`.
+    pub nix: PathBuf,
+    /// The environment of both: PATH, HOME, SSH_AUTH_SOCK, NIX_CONFIG … and nothing else.
+    pub env: BTreeMap<String, OsString>,
+    /// Private key, if not one of the agent's or of the person's configuration.
+    pub identity: Option<PathBuf>,
+    /// The person's configuration.
+    pub config: Option<PathBuf>,
+    /// A private folder of ours for sockets and generated files.
+    pub run_dir: PathBuf,
+    /// Nix' store URL of the hub; `None`: Nix' default.
+    pub hub: Option<String>,
+    /// The static agent for each platform: a store path, a folder with `bin/trueup-agent`, or the program.
+    pub agents: BTreeMap<System, PathBuf>,
+    /// The fleet's public key, for a host's first contact.
+    pub pin: String,
+}
+
+/// The port.
+#[derive(Debug)]
+pub struct SshHosts {
+    inner: Rc<Inner>,
+    reports: RefCell<Option<mpsc::Receiver<(HostName, Report)>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: SshSettings,
+    run_dir: PathBuf,
+    agents: agent::Packages,
+    report: mpsc::Sender<(HostName, Report)>,
+}
+
+fn error(host: &HostName, fault: TransportFault, message: impl Into<String>) -> TransportError {
+    TransportError {
+        host: host.clone(),
+        fault,
+        message: message.into(),
+    }
+}
+
+impl SshHosts {
+    /// Makes the private folder.
+    pub fn new(settings: SshSettings) -> std::io::Result<Self> {
+        let run_dir = config::private_dir(&settings.run_dir)?;
+        let (report, reports) = mpsc::channel(REPORTS_WAITING);
+        let inner = Inner {
+            settings,
+            run_dir,
+            agents: agent::Packages::default(),
+            report,
+        };
+        Ok(Self {
+            inner: Rc::new(inner),
+            reports: RefCell::new(Some(reports)),
+        })
+    }
+}
+
+impl Inner {
+    fn spec(
+        &self,
+        target: &Target,
+        fresh: Freshness,
+        remote: &[&str],
+    ) -> Result<ExecSpec, TransportError> {
+        let file = config::write(&self.run_dir, &self.settings, target).map_err(|e| {
+            error(
+                &target.host,
+                TransportFault::Protocol,
+                format!("writing its ssh configuration: {e}"),
+            )
+        })?;
+        let mut args: Vec<OsString> = vec!["-F".into(), file.into(), "-T".into()];
+        args.extend(fresh.options().iter().map(OsString::from));
+        args.push("--".into());
+        args.push(config::login(target).into());
+        if target.become_root {
+            args.extend(["sudo", "-n", "--"].map(OsString::from));
+        }
+        for word in remote {
+            if !config::is_safe_word(word) {
+                let what = format!("`{word}` can't be said to a remote shell");
+                return Err(error(&target.host, TransportFault::Protocol, what));
+            }
+            args.push((*word).into());
+        }
+        let mut spec = ExecSpec::new(self.settings.ssh.clone(), args);
+        spec.env = self.settings.env.clone();
+        spec.limits = Limits {
+            wall: ASK_WALL,
+            output: 2 * MAX_DOCUMENT,
+            rss: None,
+        };
+        Ok(spec)
+    }
+
+    async fn run(&self, target: &Target, spec: &ExecSpec) -> Result<Exit, TransportError> {
+        if target.host_keys.is_empty() {
+            return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
+        }
+        match exec::run(spec).await {
+            Ok(exit) => Ok(exit),
+            Err(e) => {
+                // A master that no longer answers must not hold up the next try.
+                config::forget_master(&self.run_dir, &self.settings, target).await;
+                Err(error(
+                    &target.host,
+                    TransportFault::Unreachable,
+                    e.to_string(),
+                ))
+            }
+        }
+    }
+
+    /// Runs the agent with these words; brings it first where it is not there.
+    async fn agent(
+        &self,
+        target: &Target,
+        fresh: Freshness,
+        words: &[&str],
+        stdin: &[u8],
+        wall: Duration,
+    ) -> Result<Exit, TransportError> {
+        let mut brought = false;
+        loop {
+            let program = self
+                .agents
+                .program(&self.settings, &self.run_dir, target)
+                .await?;
+            let mut remote = vec![program.as_str()];
+            remote.extend_from_slice(words);
+            let mut spec = self.spec(target, fresh, &remote)?;
+            spec.stdin = stdin.to_vec();
+            spec.limits.wall = wall;
+            let exit = self.run(target, &spec).await?;
+            if !fault::lacks_program(&exit) || brought {
+                return Ok(exit);
+            }
+            self.bring_agent(target).await?;
+            brought = true;
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        target: &Target,
+        fresh: Freshness,
+        words: &[&str],
+        wall: Duration,
+    ) -> Result<T, TransportError> {
+        let exit = self.agent(target, fresh, words, b"", wall).await?;
+        if !exit.ok() {
+            return Err(fault::of(target, &exit));
+        }
+        first_line(target, &exit.out_text())
+    }
+
+    async fn copy(&self, target: &Target, paths: &[&str]) -> Result<(), TransportError> {
+        let file = config::write(&self.run_dir, &self.settings, target)
+            .map_err(|e| error(&target.host, TransportFault::Protocol, e.to_string()))?;
+        let mut args: Vec<OsString> = vec!["copy".into()];
+        if let Some(hub) = &self.settings.hub {
+            args.extend(["--from".into(), hub.into()]);
+        }
+        args.extend(["--substitute-on-destination", "--to"].map(OsString::from));
+        args.push(config::store_url(target).into());
+        args.push("--".into());
+        args.extend(paths.iter().map(OsString::from));
+        let mut spec = ExecSpec::new(self.settings.nix.clone(), args);
+        spec.env = self.settings.env.clone();
+        // Split at blanks by Nix: the file's name has none.
+        let options = format!("-F {}", file.display());
+        spec.env.insert("NIX_SSHOPTS".to_owned(), options.into());
+        spec.limits.wall = COPY_WALL;
+        let exit = self.run(target, &spec).await?;
+        if exit.ok() {
+            Ok(())
+        } else {
+            Err(fault::of_copy(target, &exit))
+        }
+    }
+}
+
+fn first_line<T: DeserializeOwned>(target: &Target, text: &str) -> Result<T, TransportError> {
+    let line = text.lines().next().unwrap_or_default();
+    if line.len() > MAX_DOCUMENT {
+        return Err(error(
+            &target.host,
+            TransportFault::Protocol,
+            "its answer is longer than a document may be",
+        ));
+    }
+    serde_json::from_str(line).map_err(|e| {
+        let what = format!("its agent's answer is not understood: {e}");
+        error(&target.host, TransportFault::Protocol, what)
+    })
+}
+
+#[async_trait(?Send)]
+impl Hosts for SshHosts {
+    fn warm(&self, target: &Target) {
+        let (inner, target) = (self.inner.clone(), target.clone());
+        exec::beside(async move {
+            if let Ok(spec) = inner.spec(&target, Freshness::Reuse, &["true"]) {
+                let _best_effort = inner.run(&target, &spec).await;
+            }
+        });
+    }
+
+    async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError> {
+        let envelope = serde_json::json!({ "signed": intent, "pin": self.inner.settings.pin });
+        let line = format!("{envelope}\n");
+        let mut brought = false;
+        loop {
+            let (settings, dir) = (&self.inner.settings, &self.inner.run_dir);
+            let program = self.inner.agents.program(settings, dir, target).await?;
+            let mut spec =
+                self.inner
+                    .spec(target, Freshness::Reuse, &[&program, "offer", "--follow"])?;
+            spec.stdin = line.clone().into_bytes();
+            spec.limits.wall = FOLLOW_WALL;
+            if target.host_keys.is_empty() {
+                return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
+            }
+            let failed = |e: exec::ExecError| {
+                error(&target.host, TransportFault::Unreachable, e.to_string())
+            };
+            let mut running = exec::stream(spec).map_err(failed)?;
+            let answer = tokio::time::timeout(ASK_WALL, first_out(&mut running)).await;
+            let answer = answer.map_err(|_| {
+                error(
+                    &target.host,
+                    TransportFault::Unreachable,
+                    "it did not answer an offer within 60 s",
+                )
+            })?;
+            let Some(answer) = answer else {
+                let exit = running.finish().await.map_err(failed)?;
+                if fault::lacks_program(&exit) && !brought {
+                    self.inner.bring_agent(target).await?;
+                    brought = true;
+                    continue;
+                }
+                return Err(fault::of(target, &exit));
+            };
+            let reply: OfferReply = first_line(target, &answer)?;
+            if matches!(reply, OfferReply::Begun { .. } | OfferReply::Busy { .. }) {
+                follow(self.inner.report.clone(), target.host.clone(), running);
+            }
+            return Ok(reply);
+        }
+    }
+
+    async fn copy(&self, target: &Target, paths: &[StorePath]) -> Result<(), TransportError> {
+        let paths: Vec<&str> = paths.iter().map(StorePath::as_str).collect();
+        self.inner.copy(target, &paths).await
+    }
+
+    async fn confirm(
+        &self,
+        target: &Target,
+        order: Order,
+        nonce: &str,
+        within_secs: u64,
+    ) -> Result<Report, TransportError> {
+        let order = order.to_string();
+        let words = ["confirm", "--order", &order, "--nonce", nonce];
+        let wall = Duration::from_secs(within_secs) + COMMIT_WALL;
+        let until = tokio::time::Instant::now() + Duration::from_secs(within_secs);
+        let mut tries = FuturesUnordered::new();
+        let mut last = error(
+            &target.host,
+            TransportFault::Unreachable,
+            "no new connection came about",
+        );
+        loop {
+            if tries.len() < CONFIRM_TRIES && tokio::time::Instant::now() < until {
+                tries.push(
+                    self.inner
+                        .ask::<Report>(target, Freshness::New, &words, wall),
+                );
+            } else if tries.is_empty() {
+                return Err(last);
+            }
+            let pause = tokio::time::sleep(CONFIRM_PAUSE);
+            tokio::pin!(pause);
+            tokio::select! {
+                Some(done) = tries.next() => match done {
+                    Ok(report) => return Ok(report),
+                    Err(e) => {
+                        last = e;
+                        pause.await; // what fails at once must not be asked in a tight loop
+                    }
+                },
+                () = &mut pause => {}
+            }
+        }
+    }
+
+    async fn observe(&self, target: &Target) -> Result<Report, TransportError> {
+        self.inner
+            .ask(target, Freshness::Reuse, &["report"], ASK_WALL)
+            .await
+    }
+
+    fn reports(&self) -> ReportStream {
+        match self.reports.borrow_mut().take() {
+            Some(mut from) => futures::stream::poll_fn(move |cx| from.poll_recv(cx)).boxed_local(),
+            None => futures::stream::empty().boxed_local(),
+        }
+    }
+}
+
+async fn first_out(running: &mut exec::Running) -> Option<String> {
+    while let Some(line) = running.next().await {
+        if let Line::Out(text) = line {
+            return Some(text);
+        }
+    }
+    None
+}
+
+/// Passes on what the host says until the attempt ends or the connection does.
+fn follow(to: mpsc::Sender<(HostName, Report)>, host: HostName, mut running: exec::Running) {
+    exec::beside(async move {
+        while let Some(line) = first_out(&mut running).await {
+            if line.len() > MAX_DOCUMENT {
+                continue;
+            }
+            match serde_json::from_str::<Report>(&line) {
+                Ok(report) => {
+                    let ended = report
+                        .attempt
+                        .as_ref()
+                        .is_none_or(|a| a.state == AttemptState::Ended);
+                    if to.try_send((host.clone(), report)).is_err() {
+                        tracing::warn!(%host, "a report found no room; the next one has all that it had");
+                    }
+                    if ended {
+                        break;
+                    }
+                }
+                Err(e) => tracing::warn!(%host, "a line of its agent is not understood: {e}"),
+            }
+        }
+    });
+}
