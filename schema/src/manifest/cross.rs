@@ -3,20 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    circles::circles,
     decode::nearest,
-    kinds::reason,
     problem::{Problem, ProblemKind},
     read::{Document, File, Spec},
+    settled::{resolved_alert, resolved_check, resolved_fleet},
     source::{Source, Span},
 };
 use crate::{
     HostName,
     kind::{
-        Adopt, AlertSpec, CheckSpec, DiscoverFrom, Duration, FleetManifests, FleetSpec,
-        HostDefaults, Kind, Labels, Metadata, Probe, ResolvedAlert, ResolvedCache, ResolvedCheck,
-        ResolvedFleet, ResolvedHost, ResolvedRollout, Selector, Severity, Signatures, merge,
+        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, ResolvedAlert, ResolvedCache,
+        ResolvedCheck, ResolvedHost, Selector, merge,
     },
-    status,
 };
 
 pub(super) struct Cross<'a> {
@@ -483,118 +482,5 @@ fn named_health(document: &Document) -> Vec<(Vec<String>, Vec<String>)> {
             defaults.into_iter().chain(overrides).collect()
         }
         _ => Vec::new(),
-    }
-}
-
-/// Circles of `dependsOn`, each beginning with its least name. Depth first without recursion: a chain may be as long
-/// as the fleet.
-fn circles(hosts: &BTreeMap<HostName, ResolvedHost>) -> BTreeSet<Vec<HostName>> {
-    let mut circles = BTreeSet::new();
-    let mut done: BTreeSet<&HostName> = BTreeSet::new();
-    for start in hosts.keys() {
-        let mut way: Vec<(&HostName, usize)> = vec![(start, 0)];
-        while let Some((name, next)) = way.last_mut() {
-            let name: &HostName = name;
-            let below = hosts.get(name).and_then(|h| h.depends_on.get(*next));
-            *next += 1;
-            match below {
-                None => {
-                    done.insert(name);
-                    way.pop();
-                }
-                Some(below) if done.contains(below) => {}
-                Some(below) => match way.iter().position(|(on_way, _)| *on_way == below) {
-                    Some(n) => {
-                        circles.insert(from_least(
-                            way[n..].iter().map(|(h, _)| (*h).clone()).collect(),
-                        ));
-                    }
-                    None => way.push((below, 0)),
-                },
-            }
-        }
-    }
-    circles
-}
-
-fn from_least(mut circle: Vec<HostName>) -> Vec<HostName> {
-    let least = circle
-        .iter()
-        .enumerate()
-        .min_by_key(|(_, name)| (*name).clone())
-        .map_or(0, |(n, _)| n);
-    circle.rotate_left(least);
-    circle
-}
-
-fn resolved_fleet(name: String, spec: FleetSpec) -> ResolvedFleet {
-    let ours = ResolvedRollout::default();
-    let rollout = spec.rollout.unwrap_or_default();
-    let discovery = spec.discovery.unwrap_or_default();
-    ResolvedFleet {
-        name,
-        rollout: ResolvedRollout {
-            max_concurrent: rollout.max_concurrent.unwrap_or(ours.max_concurrent),
-            max_unavailable: rollout.max_unavailable.unwrap_or_default(),
-            max_failures: rollout.max_failures.unwrap_or(ours.max_failures),
-        },
-        adopt: spec.adopt.unwrap_or(Adopt::Manual),
-        discover_from: discovery.from.unwrap_or(DiscoverFrom::Manifests),
-        discovered_labels: discovery.labels.unwrap_or_default(),
-        signatures: spec
-            .trunk
-            .and_then(|t| t.signatures)
-            .unwrap_or(Signatures::Ignore),
-    }
-}
-
-fn resolved_check(meta: &Metadata, spec: &CheckSpec) -> Option<ResolvedCheck> {
-    let probe = if let Some(unit) = &spec.unit {
-        Probe::Unit {
-            name: unit.name.clone(),
-        }
-    } else if let Some(tcp) = &spec.tcp {
-        let address = tcp.address.as_deref().unwrap_or("127.0.0.1").parse().ok()?;
-        Probe::Tcp {
-            address,
-            port: tcp.port,
-        }
-    } else if let Some(http) = &spec.http {
-        Probe::Http {
-            url: http.url.clone(),
-            status: http.status.unwrap_or(200),
-        }
-    } else {
-        Probe::Command {
-            argv: spec.command.as_ref()?.argv.clone(),
-        }
-    };
-    Some(ResolvedCheck {
-        name: meta.name.clone(),
-        probe,
-        timeout: spec.timeout.unwrap_or(Duration::from_secs(5)),
-        attempts: spec.attempts.unwrap_or(3),
-        interval: spec.interval.unwrap_or(Duration::from_secs(1)),
-    })
-}
-
-fn resolved_alert(meta: &Metadata, spec: &AlertSpec) -> ResolvedAlert {
-    ResolvedAlert {
-        name: meta.name.clone(),
-        url: spec.webhook.url.clone(),
-        secret_file: spec.webhook.secret_file.clone(),
-        severity: match spec.severity.unwrap_or(Severity::Warning) {
-            Severity::Info => status::Severity::Info,
-            Severity::Warning => status::Severity::Warning,
-            Severity::Error => status::Severity::Error,
-        },
-        kinds: spec
-            .kinds
-            .iter()
-            .flatten()
-            .filter_map(|word| reason(word))
-            .collect(),
-        hosts: spec.hosts.clone(),
-        suspend: spec.suspend.unwrap_or(false),
     }
 }

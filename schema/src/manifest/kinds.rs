@@ -1,26 +1,23 @@
-//! The kinds field by field: which fields each has, their forms and bounds, and which are not built yet.
+//! Metadata, `Fleet` and `Host` field by field: which fields each has, their bounds, and which are not built yet.
 
 use super::{
-    decode::{Decode, Fields, Reader, duplicate_keys, nearest, need_int, once_each, wrong_type},
+    decode::{Fields, Reader, duplicate_keys},
+    forms::{Decode, Rule, need_int, once_each, wrong_type},
     problem::ProblemKind,
     rules,
     tree::{Node, Value},
 };
 use crate::kind::{
-    Activation, AlertSpec, CacheSpec, CheckSpec, CommandCheck, Discovery, Drift, FailedUnits,
-    FleetSpec, HostDefaults, HostSpec, HttpCheck, Labels, MaxUnavailable, Metadata, Override,
-    Rollout, Ssh, TcpCheck, Trunk, UnitCheck, Webhook,
+    Activation, Discovery, Drift, FailedUnits, FleetSpec, HostDefaults, HostSpec, Labels,
+    MaxUnavailable, Metadata, Override, Rollout, Ssh, Trunk,
 };
-use crate::status::Reason;
 
-/// Of a list of names.
+/// Of hosts.
 const COUNT: std::ops::RangeInclusive<u64> = 1..=1000;
 /// At least something, since 0 would roll everything back; at most a day, in which somebody surely looks.
 const LONG_WAIT_SECS: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// Settling may be nothing.
 const SETTLE_SECS: std::ops::RangeInclusive<u64> = 0..=3_600;
-/// One try of a check.
-const CHECK_SECS: std::ops::RangeInclusive<u64> = 1..=600;
 
 impl Decode for Metadata {
     fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
@@ -256,7 +253,7 @@ impl Decode for FailedUnits {
 }
 
 /// A list of texts of one form.
-fn texts(r: &mut Reader<'_>, node: &Node, rule: &super::decode::Rule) -> Option<Vec<String>> {
+fn texts(r: &mut Reader<'_>, node: &Node, rule: &Rule) -> Option<Vec<String>> {
     if let Value::List(items) = &node.value {
         let values: Vec<_> = items.iter().map(|item| rule.read(r, item)).collect();
         once_each(r, Some(node));
@@ -274,269 +271,5 @@ impl Decode for Drift {
         };
         f.close(r);
         Some(drift)
-    }
-}
-
-/// What a check can ask.
-const PROBES: [&str; 4] = ["unit", "tcp", "http", "command"];
-
-impl Decode for CheckSpec {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let spec = Self {
-            unit: f.opt(r, "unit"),
-            tcp: f.opt(r, "tcp"),
-            http: f.opt(r, "http"),
-            command: f.opt(r, "command"),
-            hosts: f.opt(r, "hosts"),
-            allow_empty: f.opt(r, "allowEmpty"),
-            timeout: f.duration(r, "timeout", CHECK_SECS),
-            attempts: f.int(r, "attempts", 1..=100),
-            interval: f.duration(r, "interval", 0..=600),
-        };
-        f.later(r, "flakeCheck");
-        let given: Vec<_> = PROBES.into_iter().filter(|name| f.has(name)).collect();
-        match given.as_slice() {
-            [_] => {}
-            [] if f.has("flakeCheck") => {}
-            [] => {
-                let text = format!("{} asks nothing", r.subject);
-                r.report(
-                    ProblemKind::NotExactlyOne,
-                    node.at(),
-                    text,
-                    format!("give it one of: {}", PROBES.join(", ")),
-                );
-            }
-            [_, second, ..] => {
-                let text = format!("{} asks for {}", r.subject, given.join(" and "));
-                r.report(
-                    ProblemKind::NotExactlyOne,
-                    f.key(second),
-                    text,
-                    "exactly one; write a Check for each",
-                );
-            }
-        }
-        f.close(r);
-        Some(spec)
-    }
-}
-
-impl Decode for UnitCheck {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let name = f.need_node(r, "name").and_then(|n| rules::UNIT.read(r, n));
-        f.close(r);
-        Some(Self { name: name? })
-    }
-}
-
-impl Decode for TcpCheck {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let address = f.text(r, "address", &rules::IP);
-        let port = need_int(&mut f, r, "port", 1..=65_535);
-        f.close(r);
-        Some(Self {
-            address,
-            port: port?,
-        })
-    }
-}
-
-impl Decode for HttpCheck {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let at = f.need_node(r, "url");
-        let url = at.and_then(|n| rules::PROBE_URL.read(r, n));
-        if let (Some(at), Some(url)) = (at, &url)
-            && url.starts_with("https://")
-        {
-            r.report(
-                ProblemKind::NotYet,
-                at.at(),
-                "`https` of a check is not built yet",
-                "ask over `http`, or use `command`",
-            );
-        }
-        let status = f.int(r, "status", 100..=599);
-        f.close(r);
-        Some(Self { url: url?, status })
-    }
-}
-
-impl Decode for CommandCheck {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let at = f.need_node(r, "argv");
-        let argv: Option<Vec<String>> = at.and_then(|n| Vec::decode(r, n, "argv"));
-        if let (Some(at), Some(argv)) = (at, &argv) {
-            command(r, at, argv);
-        }
-        f.close(r);
-        Some(Self { argv: argv? })
-    }
-}
-
-/// A program is an absolute path or a bare name; `..`, an option or a shell's line is neither.
-fn command(r: &mut Reader<'_>, at: &Node, argv: &[String]) {
-    let Some(program) = argv.first() else {
-        r.report(
-            ProblemKind::BadCommand,
-            at.at(),
-            "the command is empty",
-            "program and arguments: `[curl, -f, http://localhost]`",
-        );
-        return;
-    };
-    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-    let name = program.rsplit('/').next().unwrap_or_default();
-    let placed = program.starts_with('/') || !program.contains('/');
-    let is_program = placed
-        && !name.is_empty()
-        && !name.starts_with(['-', '.'])
-        && name.chars().all(good)
-        && !program.contains("/../");
-    if !is_program {
-        let first = at.find(&[], Some(0)).unwrap_or(at);
-        let help = "an absolute path, or a name from the configuration's sw/bin; each argument is an item of its own, and no shell is between";
-        r.report(
-            ProblemKind::BadCommand,
-            first.at(),
-            format!("`{program}` is not a program"),
-            help,
-        );
-    }
-    if argv.len() > 64 || argv.iter().any(|a| a.contains('\0') || a.len() > 4096) {
-        r.report(
-            ProblemKind::BadCommand,
-            at.at(),
-            "the command is too long",
-            "at most 64 items of 4096 bytes",
-        );
-    }
-}
-
-impl Decode for AlertSpec {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let webhook = f.need(r, "webhook");
-        let severity = f.opt(r, "severity");
-        let kinds = f.node("kinds").and_then(|n| kinds(r, n));
-        let hosts = f.opt(r, "hosts");
-        let allow_empty = f.opt(r, "allowEmpty");
-        let suspend = f.opt(r, "suspend");
-        f.close(r);
-        Some(Self {
-            webhook: webhook?,
-            severity,
-            kinds,
-            hosts,
-            allow_empty,
-            suspend,
-        })
-    }
-}
-
-/// Reasons of events.
-fn kinds(r: &mut Reader<'_>, node: &Node) -> Option<Vec<String>> {
-    let words: Vec<String> = Vec::decode(r, node, "kinds")?;
-    once_each(r, Some(node));
-    if words.is_empty() {
-        r.report(
-            ProblemKind::OutOfRange,
-            node.at(),
-            "`kinds` is empty: no event would pass",
-            "leave it out for all events",
-        );
-    }
-    for (n, word) in words.iter().enumerate() {
-        if reason(word).is_none() {
-            let at = node.find(&[], Some(n)).map_or(node.at(), Node::at);
-            let help = match nearest(word, EVENTS.into_iter()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("such as: {}", EVENTS.join(", ")),
-            };
-            r.report(
-                ProblemKind::UnknownWord,
-                at,
-                format!("`{word}` is no event"),
-                help,
-            );
-        }
-    }
-    Some(words)
-}
-
-/// The reason of that name.
-pub(super) fn reason(word: &str) -> Option<Reason> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
-}
-
-/// Reasons that people most often want to hear of: what a help text offers.
-const EVENTS: [&str; 16] = [
-    "RevisionRejected",
-    "SourceFetchFailed",
-    "HistoryRewritten",
-    "EvaluationFailed",
-    "BuildFailed",
-    "IdentityMismatch",
-    "Unreachable",
-    "ActivationFailed",
-    "ConfirmTimedOut",
-    "HealthCheckFailed",
-    "RebootRequired",
-    "RolledBack",
-    "RollbackFailed",
-    "Quarantined",
-    "Drifted",
-    "Succeeded",
-];
-
-impl Decode for Webhook {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let url = f
-            .need_node(r, "url")
-            .and_then(|n| rules::WEB_URL.read(r, n));
-        let secret_file = f
-            .need_node(r, "secretFile")
-            .and_then(|n| rules::ABSOLUTE_PATH.read(r, n));
-        f.close(r);
-        Some(Self {
-            url: url?,
-            secret_file: secret_file?,
-        })
-    }
-}
-
-impl Decode for CacheSpec {
-    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
-        let mut f = Fields::open(r, node, path)?;
-        let at = f.need_node(r, "url");
-        let url = at.and_then(|n| rules::CACHE_URL.read(r, n));
-        if let (Some(at), Some(url)) = (at, &url)
-            && !url.starts_with("file://")
-        {
-            let scheme = url.split("://").next().unwrap_or_default();
-            r.report(
-                ProblemKind::NotYet,
-                at.at(),
-                format!("a cache over `{scheme}` is not built yet"),
-                "this version has: `file:///PATH`",
-            );
-        }
-        let public_key = f.text(r, "publicKey", &rules::PUBLIC_KEY);
-        let push = f.opt(r, "push");
-        for name in ["signingKey", "priority", "retention"] {
-            f.later(r, name);
-        }
-        f.close(r);
-        Some(Self {
-            url: url?,
-            public_key,
-            push,
-        })
     }
 }

@@ -6,14 +6,19 @@
 //! *Flow*: bytes → text → one tree a document (`tree`) → kind first, then that kind's fields (`read`, `kinds`) →
 //! documents against each other (`cross`).
 
+mod checks;
+mod circles;
 mod cross;
 mod decode;
+mod forms;
 mod kinds;
 pub mod limits;
 mod problem;
 mod read;
 mod render;
 mod rules;
+mod settled;
+mod sinks;
 mod source;
 mod tree;
 
@@ -85,5 +90,6 @@ pub fn documents_as_json(bytes: &[u8]) -> Option<Vec<serde_json::Value>> {
             tree::Parsed::Broken => return None,
         }
     }
-    Some(documents)
+    // What the reader could not know, a schema can't judge.
+    problems.is_empty().then_some(documents)
 }

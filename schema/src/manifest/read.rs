@@ -1,7 +1,8 @@
 //! One file to documents: bounds, bytes to text, text to trees, kind first and then that kind. Compares no two documents.
 
 use super::{
-    decode::{Decode, Fields, Reader, nearest, wrong_type},
+    decode::{Fields, Reader, nearest},
+    forms::{Decode, wrong_type},
     limits::{DOCUMENTS_MAX, FILE_BYTES_MAX},
     problem::{Problem, ProblemKind},
     source::Source,

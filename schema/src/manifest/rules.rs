@@ -1,6 +1,6 @@
 //! The forms of plain text in manifests: what a path, a URL, a unit's name may look like.
 
-use super::{decode::Rule, problem::ProblemKind};
+use super::{forms::Rule, problem::ProblemKind};
 use crate::kind::text;
 
 /// `metadata.name` and names of checks.

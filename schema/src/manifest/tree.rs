@@ -23,9 +23,14 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Node>),
     Map(Vec<Entry>),
+    /// What could not be known, and was reported: nothing more is said of it.
+    Broken,
 }
 
 #[derive(Debug, Clone)]
@@ -111,7 +116,7 @@ impl Node {
 
     fn count(&self) -> usize {
         1 + match &self.value {
-            Value::Scalar { .. } => 0,
+            Value::Scalar { .. } | Value::Broken => 0,
             Value::List(items) => items.iter().map(Self::count).sum(),
             Value::Map(entries) => entries.iter().map(|e| 1 + e.value.count()).sum(),
         }
@@ -119,7 +124,7 @@ impl Node {
 
     fn depth(&self) -> usize {
         1 + match &self.value {
-            Value::Scalar { .. } => 0,
+            Value::Scalar { .. } | Value::Broken => 0,
             Value::List(items) => items.iter().map(Self::depth).max().unwrap_or(0),
             Value::Map(entries) => entries.iter().map(|e| e.value.depth()).max().unwrap_or(0),
         }
@@ -129,6 +134,7 @@ impl Node {
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match &self.value {
+            Value::Broken => Json::Null,
             Value::List(items) => Json::Array(items.iter().map(Self::to_json).collect()),
             Value::Map(entries) => Json::Object(
                 entries
@@ -199,7 +205,8 @@ struct Open {
     value: Value,
     span: Span,
     anchor: usize,
-    key: Option<(String, Span)>,
+    /// The key that waits for its value; `None` within: it was no word, and the value is dropped.
+    key: Option<(Option<String>, Span)>,
 }
 
 impl Builder<'_> {
@@ -231,18 +238,22 @@ impl Builder<'_> {
         let span = self.span(at);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                if tag.is_some() {
-                    self.tag(at);
-                }
                 let plain = style == ScalarStyle::Plain;
                 // The parser says `~` where nothing stands.
                 let absent = plain && at.start.index() == at.end.index();
                 let text = if absent { Default::default() } else { text };
-                let node = Node {
-                    value: Value::Scalar {
+                let value = match tag {
+                    Some(_) => {
+                        self.tag(at);
+                        Value::Broken
+                    }
+                    None => Value::Scalar {
                         text: text.into_owned(),
                         plain,
                     },
+                };
+                let node = Node {
+                    value,
                     span,
                     key: None,
                 };
@@ -327,19 +338,19 @@ impl Builder<'_> {
         };
         match &mut top.value {
             Value::List(items) => items.push(node),
-            Value::Scalar { .. } => {}
+            Value::Scalar { .. } | Value::Broken => {}
             Value::Map(entries) => match top.key.take() {
-                // Behind a key that is no word: reported already.
-                Some((key, _)) if key.is_empty() => {}
-                Some((key, at)) => {
+                // Reported already.
+                Some((None, _)) => {}
+                Some((Some(key), at)) => {
                     let mut value = node;
                     value.key = Some(at);
                     entries.push(Entry { key, at, value });
                 }
                 None => match node.value {
-                    Value::Scalar { text, .. } => top.key = Some((text, node.span)),
+                    Value::Scalar { text, .. } => top.key = Some((Some(text), node.span)),
                     _ => {
-                        top.key = Some((String::new(), node.span));
+                        top.key = Some((None, node.span));
                         self.report(
                             ProblemKind::Syntax,
                             node.span,
@@ -361,10 +372,7 @@ impl Builder<'_> {
             help,
         );
         self.add(Node {
-            value: Value::Scalar {
-                text: "alias".to_owned(),
-                plain: false,
-            },
+            value: Value::Broken,
             span,
             key: None,
         });
@@ -425,7 +433,7 @@ impl Builder<'_> {
                     "this is not YAML: {}",
                     error.info().lines().next().unwrap_or_default()
                 );
-                self.report(ProblemKind::Syntax, here, &text, "");
+                self.report(ProblemKind::Syntax, here, &text, syntax_help(&text));
             }
         }
     }
@@ -454,6 +462,19 @@ impl Builder<'_> {
             column: at.start.col() + 1,
             length: length.max(1),
         }
+    }
+}
+
+/// What most often lies behind the parser's words.
+fn syntax_help(text: &str) -> &'static str {
+    if text.contains("block mapping") || text.contains("block collection") {
+        "compare how far the line is indented with the lines above"
+    } else if text.contains("flow") {
+        "a bracket or brace above is not closed"
+    } else if text.contains("quote") {
+        "the text that begins here has no end"
+    } else {
+        ""
     }
 }
 

@@ -1,0 +1,136 @@
+//! `Alert` and `Cache` field by field: where events and closures go.
+
+use super::{
+    decode::{Fields, Reader, nearest},
+    forms::{Decode, once_each},
+    problem::ProblemKind,
+    rules,
+    tree::Node,
+};
+use crate::{
+    kind::{AlertSpec, CacheSpec, Webhook},
+    status::Reason,
+};
+
+impl Decode for AlertSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let webhook = f.need(r, "webhook");
+        let severity = f.opt(r, "severity");
+        let kinds = f.node("kinds").and_then(|n| kinds(r, n));
+        let hosts = f.opt(r, "hosts");
+        let allow_empty = f.opt(r, "allowEmpty");
+        let suspend = f.opt(r, "suspend");
+        f.close(r);
+        Some(Self {
+            webhook: webhook?,
+            severity,
+            kinds,
+            hosts,
+            allow_empty,
+            suspend,
+        })
+    }
+}
+
+/// Reasons of events.
+fn kinds(r: &mut Reader<'_>, node: &Node) -> Option<Vec<String>> {
+    let words: Vec<String> = Vec::decode(r, node, "kinds")?;
+    once_each(r, Some(node));
+    if words.is_empty() {
+        r.report(
+            ProblemKind::OutOfRange,
+            node.at(),
+            "`kinds` is empty: no event would pass",
+            "leave it out for all events",
+        );
+    }
+    for (n, word) in words.iter().enumerate() {
+        if reason(word).is_none() {
+            let at = node.find(&[], Some(n)).map_or(node.at(), Node::at);
+            let help = match nearest(word, EVENTS.into_iter()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("such as: {}", EVENTS.join(", ")),
+            };
+            r.report(
+                ProblemKind::UnknownWord,
+                at,
+                format!("`{word}` is no event"),
+                help,
+            );
+        }
+    }
+    Some(words)
+}
+
+/// The reason of that name.
+pub(super) fn reason(word: &str) -> Option<Reason> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+}
+
+/// Reasons that people most often want to hear of: what a help text offers.
+const EVENTS: [&str; 16] = [
+    "RevisionRejected",
+    "SourceFetchFailed",
+    "HistoryRewritten",
+    "EvaluationFailed",
+    "BuildFailed",
+    "IdentityMismatch",
+    "Unreachable",
+    "ActivationFailed",
+    "ConfirmTimedOut",
+    "HealthCheckFailed",
+    "RebootRequired",
+    "RolledBack",
+    "RollbackFailed",
+    "Quarantined",
+    "Drifted",
+    "Succeeded",
+];
+
+impl Decode for Webhook {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let url = f
+            .need_node(r, "url")
+            .and_then(|n| rules::WEB_URL.read(r, n));
+        let secret_file = f
+            .need_node(r, "secretFile")
+            .and_then(|n| rules::ABSOLUTE_PATH.read(r, n));
+        f.close(r);
+        Some(Self {
+            url: url?,
+            secret_file: secret_file?,
+        })
+    }
+}
+
+impl Decode for CacheSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let at = f.need_node(r, "url");
+        let url = at.and_then(|n| rules::CACHE_URL.read(r, n));
+        if let (Some(at), Some(url)) = (at, &url)
+            && !url.starts_with("file://")
+        {
+            let scheme = url.split("://").next().unwrap_or_default();
+            r.report(
+                ProblemKind::NotYet,
+                at.at(),
+                format!("a cache over `{scheme}` is not built yet"),
+                "this version has: `file:///PATH`",
+            );
+        }
+        let public_key = f.text(r, "publicKey", &rules::PUBLIC_KEY);
+        let push = f.opt(r, "push");
+        for name in ["signingKey", "priority", "retention"] {
+            f.later(r, name);
+        }
+        f.close(r);
+        Some(Self {
+            url: url?,
+            public_key,
+            push,
+        })
+    }
+}
