@@ -22,11 +22,14 @@ pub enum Mac {
 }
 
 /// A parsed file whose values are still sealed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Encrypted {
     pub(crate) format: Format,
     pub(crate) docs: Docs,
     pub(crate) meta: Metadata,
+    /// The metadata as it stands in the file, and the file.
+    pub(crate) raw_meta: Vec<Item>,
+    pub(crate) source: Vec<u8>,
 }
 
 /// A file's content in the clear.
@@ -36,11 +39,30 @@ pub struct Plain {
     pub(crate) docs: Docs,
 }
 
+impl std::fmt::Debug for Encrypted {
+    /// The source holds values in the clear where a rule says so.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Encrypted({}, {} documents, <redacted>)",
+            self.format,
+            self.docs.len()
+        )
+    }
+}
+
 impl Encrypted {
     pub fn parse(bytes: &[u8], format: Format) -> Result<Self, Error> {
         let (docs, meta) = store::read_encrypted(format, bytes)?;
-        let meta = Metadata::from_items(&meta.ok_or(Error::NoMetadata)?)?;
-        Ok(Self { format, docs, meta })
+        let raw_meta = meta.ok_or(Error::NoMetadata)?;
+        let meta = Metadata::from_items(&raw_meta)?;
+        Ok(Self {
+            format,
+            docs,
+            meta,
+            raw_meta,
+            source: bytes.to_vec(),
+        })
     }
 
     pub fn metadata(&self) -> &Metadata {

@@ -42,6 +42,9 @@ fn flatten_value(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
 
 /// The way back. Holes in lists and keys that are both a value and a container are errors.
 pub(crate) fn unflatten(pairs: &[(String, Value)]) -> Result<Vec<Item>, Error> {
+    if pairs.len() > LIST_MAX {
+        return Err(Error::metadata("there are too many flattened keys"));
+    }
     let mut root = Value::Map(Vec::new());
     // Lists fill in any order of the file but without holes: lower indices first.
     let mut sorted: Vec<(Vec<Step<'_>>, &Value)> = pairs

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::keys::{self, Identities, Recipient};
 use crate::metadata::{AgeKey, Group, Metadata};
 use crate::scope::{Scope, ScopeRule};
-use crate::seal::{Nonces, seal_file};
+use crate::seal::{Nonces, respell, seal_file};
 use crate::store::{self, Format};
 use crate::value::{Item, Value};
 use crate::{SOPS_VERSION, shamir};
@@ -78,7 +78,7 @@ pub fn encrypt(plain: &[u8], format: Format, spec: &EncryptSpec) -> Result<Vec<u
         version: SOPS_VERSION.into(),
         unknown: Vec::new(),
     };
-    seal_file(&plain, &mut meta, &key, Nonces::default())
+    seal_file(&plain, &mut meta, &key, Nonces::default(), None)
 }
 
 impl Encrypted {
@@ -149,7 +149,7 @@ impl Encrypted {
         if version_numbers(&meta.version) < version_numbers(SOPS_VERSION) {
             meta.version = SOPS_VERSION.into();
         }
-        seal_file(&new, &mut meta, key, nonces).map(Some)
+        seal_file(&new, &mut meta, key, nonces, Some(self)).map(Some)
     }
 
     /// A new data key: everything is sealed anew, with fresh nonces.
@@ -169,7 +169,7 @@ impl Encrypted {
         let mut meta = self.meta.clone();
         meta.groups = seal_key(&key, &groups, self.meta.threshold())?;
         meta.lastmodified = seconds(spec.now);
-        seal_file(&plain, &mut meta, &key, Nonces::default())
+        seal_file(&plain, &mut meta, &key, Nonces::default(), Some(self))
     }
 
     /// The recipients now, group by group.
@@ -247,8 +247,14 @@ impl Encrypted {
             new.others.clone_from(&old.others);
         }
         meta.shamir_threshold = threshold;
-        let bytes = store::write_encrypted(self.format, &self.docs, &meta.to_items())?;
-        Self::parse(&bytes, self.format)?.decrypt_with(&key, Mac::Verify)?;
+        let good = |bytes: &Vec<u8>| {
+            Self::parse(bytes, self.format).and_then(|file| file.decrypt_with(&key, Mac::Verify))
+        };
+        let bytes = match respell(self, &self.docs, &meta).filter(|bytes| good(bytes).is_ok()) {
+            Some(bytes) => bytes,
+            None => store::write_encrypted(self.format, &self.docs, &meta.to_items())?,
+        };
+        good(&bytes)?;
         Ok(KeyUpdate::Changed {
             bytes,
             added,

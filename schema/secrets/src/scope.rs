@@ -96,14 +96,8 @@ impl Scope {
         })
     }
 
-    /// Whether the leaf at `path` is encrypted. `comments` are the active ones, outermost level first; a comment that
-    /// is itself the question is the last of the last level.
-    pub(crate) fn covers(
-        &self,
-        path: &[String],
-        comments: &[Vec<String>],
-        is_comment: bool,
-    ) -> bool {
+    /// Whether the leaf at `path` is encrypted. `before`: an active comment matches; `own`: the leaf is a comment that does.
+    pub(crate) fn covers(&self, path: &[String], before: bool, own: bool) -> bool {
         let found = |text: &str| {
             self.regex
                 .as_ref()
@@ -116,23 +110,23 @@ impl Scope {
             ScopeRule::EncryptedSuffix(suffix) => ends(suffix),
             ScopeRule::UnencryptedRegex(_) => !path.iter().any(|key| found(key)),
             ScopeRule::EncryptedRegex(_) => path.iter().any(|key| found(key)),
-            ScopeRule::UnencryptedCommentRegex(_) => {
-                !comments.iter().flatten().any(|text| found(text))
-            }
-            ScopeRule::EncryptedCommentRegex(_) => {
-                let own = usize::from(is_comment);
-                let count = comments
-                    .iter()
-                    .map(Vec::len)
-                    .sum::<usize>()
-                    .saturating_sub(own);
-                comments
-                    .iter()
-                    .flatten()
-                    .take(count)
-                    .any(|text| found(text))
-            }
+            ScopeRule::UnencryptedCommentRegex(_) => !(before || own),
+            // A comment never counts itself here, else it would be sealed and govern nothing any more.
+            ScopeRule::EncryptedCommentRegex(_) => before,
         }
+    }
+
+    /// Whether a comment is one that the rule looks for.
+    pub(crate) fn comment_matches(&self, text: &str) -> bool {
+        let by_comment = matches!(
+            self.rule,
+            ScopeRule::UnencryptedCommentRegex(_) | ScopeRule::EncryptedCommentRegex(_)
+        );
+        by_comment
+            && self
+                .regex
+                .as_ref()
+                .is_some_and(|regex| regex.is_match(text))
     }
 
     /// Whether a sealed comment would switch encryption off when the file is read back.

@@ -53,6 +53,7 @@ pub(crate) fn seal_file(
     meta: &mut Metadata,
     key: &DataKey,
     nonces: Nonces,
+    old: Option<&Encrypted>,
 ) -> Result<Vec<u8>, Error> {
     let mut docs = plain.docs.clone();
     let mac = seal_docs(&mut docs, meta, key, nonces)?;
@@ -63,9 +64,26 @@ pub(crate) fn seal_file(
         &cipher::fresh_iv(),
         "sops/mac",
     )?;
+    let spliced = old
+        .and_then(|old| respell(old, &docs, meta))
+        .filter(|bytes| check(plain, bytes, key).is_ok());
+    if let Some(bytes) = spliced {
+        return Ok(bytes);
+    }
     let bytes = store::write_encrypted(plain.format, &docs, &meta.to_items())?;
     check(plain, &bytes, key)?;
     Ok(bytes)
+}
+
+/// The old file with only what changed exchanged, when it is not in the form that is printed here anyhow.
+pub(crate) fn respell(old: &Encrypted, docs: &Docs, meta: &Metadata) -> Option<Vec<u8>> {
+    let printed = store::write_encrypted(old.format, &old.docs, &old.meta.to_items()).ok()?;
+    if old.format != Format::Yaml || printed == old.source {
+        return None;
+    }
+    let text = std::str::from_utf8(&old.source).ok()?;
+    store::splice(text, (&old.docs, &old.raw_meta), (docs, &meta.to_items()))
+        .map(String::into_bytes)
 }
 
 fn seal_docs(

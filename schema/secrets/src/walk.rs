@@ -40,7 +40,8 @@ where
 struct Walker<'a, F> {
     scope: &'a Scope,
     path: Vec<String>,
-    comments: Vec<Vec<String>>,
+    /// For each open level: whether an active comment there matches the rule. The texts are not needed again.
+    comments: Vec<bool>,
     visit: F,
 }
 
@@ -49,7 +50,7 @@ where
     F: FnMut(&Leaf<'_>, &mut Value) -> Result<(), Error>,
 {
     fn map(&mut self, items: &mut [Item]) -> Result<(), Error> {
-        self.comments.push(Vec::new());
+        self.comments.push(false);
         for item in items {
             match &item.key {
                 Key::Comment => self.leaf(&mut item.value, false)?,
@@ -71,7 +72,7 @@ where
     }
 
     fn list(&mut self, values: &mut [Value]) -> Result<(), Error> {
-        self.comments.push(Vec::new());
+        self.comments.push(false);
         values
             .iter_mut()
             .try_for_each(|value| self.value(value, true))?;
@@ -89,18 +90,21 @@ where
         }
         // A comment governs the one item after it.
         if let Some(level) = self.comments.last_mut() {
-            level.clear();
+            *level = false;
         }
         Ok(())
     }
 
     fn leaf(&mut self, value: &mut Value, in_list: bool) -> Result<(), Error> {
-        if let (Value::Comment(comment), Some(level)) = (&*value, self.comments.last_mut()) {
-            level.push(comment.text.to_string());
+        let before = self.comments.contains(&true);
+        let own = match &*value {
+            Value::Comment(comment) => self.scope.comment_matches(&comment.text),
+            _ => false,
+        };
+        if let Some(level) = self.comments.last_mut() {
+            *level |= own;
         }
-        let encrypted = self
-            .scope
-            .covers(&self.path, &self.comments, value.is_comment());
+        let encrypted = self.scope.covers(&self.path, before, own);
         (self.visit)(
             &Leaf {
                 path: &self.path,

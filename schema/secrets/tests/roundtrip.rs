@@ -212,3 +212,119 @@ fn nothing_secret_is_printed_by_debug() {
         "{shown}"
     );
 }
+
+/// As a formatter leaves it: other quotes, other indentation, blank lines, a comment, other line ends.
+#[test]
+fn a_file_that_a_formatter_changed_keeps_its_untouched_lines() {
+    let (identities, recipient) = identity();
+    let sealed = encrypt(
+        b"a: secret\nb:\n    c: x\n    d:\n        - 12\n        - y\n",
+        Format::Yaml,
+        &spec(&recipient, ScopeRule::Default),
+    )
+    .unwrap();
+    let text = String::from_utf8(sealed).unwrap();
+    let (content, meta) = text.split_once("sops:").unwrap();
+    let content = content
+        .replace("    ", "  ")
+        .replace("ENC[", "\"ENC[")
+        .replace("]\n", "]\"\n\n");
+    for ends in ["\n", "\r\n"] {
+        let formatted = format!("---\n{content}sops:{meta}").replace('\n', ends);
+        let file = Encrypted::parse(formatted.as_bytes(), Format::Yaml).unwrap();
+        let now = "2026-11-23T01:02:03Z".parse().unwrap();
+        let differing = |after: &[u8]| {
+            let after = String::from_utf8(after.to_vec()).unwrap();
+            assert_eq!(after.lines().count(), formatted.lines().count());
+            after
+                .split('\n')
+                .zip(formatted.split('\n'))
+                .filter(|(a, b)| a != b)
+                .count()
+        };
+        let after = file
+            .set(&identities, "b/d/1", "\"z\"", now)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            differing(&after),
+            3,
+            "the value, lastmodified, mac:\n{}",
+            String::from_utf8_lossy(&after)
+        );
+        let opened = Encrypted::parse(&after, Format::Yaml)
+            .unwrap()
+            .decrypt(&identities, Mac::Verify)
+            .unwrap();
+        assert_eq!(**opened.lookup("b/d/1").unwrap(), *b"z");
+        let (_, other) = generate_identity();
+        let update = file
+            .update_keys(&identities, &[vec![recipient.clone(), other]], None)
+            .unwrap();
+        let trueup_secrets::KeyUpdate::Changed { bytes, .. } = update else {
+            panic!("it changes")
+        };
+        let before = formatted.split("sops:").next().unwrap();
+        assert!(String::from_utf8(bytes).unwrap().starts_with(before));
+    }
+}
+
+/// A small generator of its own, so that a run is named by its seed alone.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Valid files with some bytes exchanged, doubled or cut. `TRUEUP_FUZZ_CASES` and `TRUEUP_FUZZ_SEED` make a longer run.
+#[test]
+fn mutated_files_make_no_parser_panic() {
+    let number = |name: &str, default| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
+    let (cases, seed): (u64, u64) = (
+        number("TRUEUP_FUZZ_CASES", 3_000),
+        number("TRUEUP_FUZZ_SEED", 0x5eed),
+    );
+    let (_, recipient) = identity();
+    let inputs: [(Format, &[u8]); 5] = [
+        (Format::Yaml, b"# c\na: 1 # d\nb: &x [1, {c: 2}]\nl:\n    - q\n    - |\n        text\n---\nz: 2020-01-01\n"),
+        (Format::Json, b"{\"a\": [1, 2.5, null, {\"b\": \"\\u00e9\"}]}"),
+        (Format::Dotenv, b"# c\nA=1\nB=x\\ny\n"),
+        (Format::Ini, b"k = v\n; c\n[s]\na = `b;c`\n"),
+        (Format::Binary, b"\x00\xff"),
+    ];
+    let mut files: Vec<(Format, Vec<u8>)> = inputs
+        .iter()
+        .map(|(format, bytes)| (*format, bytes.to_vec()))
+        .collect();
+    files.extend(inputs.iter().map(|(format, bytes)| {
+        (
+            *format,
+            encrypt(bytes, *format, &spec(&recipient, ScopeRule::Default)).unwrap(),
+        )
+    }));
+    let mut state = seed | 1;
+    for _ in 0..cases {
+        let pick = usize::try_from(next(&mut state)).unwrap() % files.len();
+        let (format, mut bytes) = files[pick].clone();
+        for _ in 0..=next(&mut state) % 4 {
+            let at = usize::try_from(next(&mut state)).unwrap() % bytes.len().max(1);
+            let marks = b":-#&*!|>'\"[]{},=;\n \t\x00\xffsops~<";
+            let mark = marks[usize::try_from(next(&mut state)).unwrap() % marks.len()];
+            match next(&mut state) % 4 {
+                0 if !bytes.is_empty() => bytes[at] = mark,
+                1 => bytes.insert(at.min(bytes.len()), mark),
+                2 => bytes.truncate(at),
+                _ => bytes.extend_from_within(at.min(bytes.len())..),
+            }
+        }
+        let _ = Encrypted::parse(&bytes, format).map(|file| trueup_secrets::lint::check(&file));
+        let _ = Plain::parse(&bytes, format).map(|plain| plain.to_bytes());
+    }
+    println!("{cases} mutated files, seed {seed}");
+}

@@ -3,6 +3,7 @@
 mod dotenv;
 mod ini;
 mod json;
+mod splice;
 mod yaml_read;
 mod yaml_scalar;
 mod yaml_write;
@@ -14,6 +15,7 @@ use crate::flat;
 use crate::value::{Item, Value};
 
 pub(crate) use json::{read_value as read_json_value, to_text as json_text};
+pub(crate) use splice::splice;
 pub(crate) use yaml_write::Inline;
 
 /// A format of files that sops encrypts.

@@ -1,7 +1,7 @@
 //! YAML, read event by event: comments become items before the node they belong to, aliases are expanded within a bound.
 //! A scalar keeps its spelling's type, not its spelling.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use granit_parser::{Event, Options, Parser, Placement, ScalarStyle, Span, StructureStyle, Tag};
@@ -9,6 +9,9 @@ use granit_parser::{Event, Options, Parser, Placement, ScalarStyle, Span, Struct
 use crate::error::Error;
 use crate::store::{Docs, Format, yaml_scalar};
 use crate::value::{Item, Key, Value};
+
+/// With the bound on nodes this lets text of 64 MiB through, the bound on a file.
+const BYTES_PER_NODE: usize = 64;
 
 type Events<'a> = Vec<(Event<'a>, Span)>;
 
@@ -107,6 +110,8 @@ enum Open {
     Map {
         items: Vec<Item>,
         key: Option<Key>,
+        /// For finding a key that is there twice without looking at all of them.
+        seen: BTreeSet<String>,
         column: usize,
         anchor: usize,
         flow: bool,
@@ -142,6 +147,7 @@ impl Builder {
                     Open::Map {
                         items: Vec::new(),
                         key: None,
+                        seen: BTreeSet::new(),
                         column: usize::MAX,
                         anchor,
                         flow,
@@ -287,7 +293,7 @@ impl Builder {
         span: &Span,
     ) -> Result<(), Error> {
         let line = span.start.line();
-        self.count(1, line)?;
+        self.count(weight(text.len()), line)?;
         let tag = tag.and_then(tag_name);
         let value = match (tag.as_deref(), style) {
             (Some("merge"), _) => Value::text(text),
@@ -361,11 +367,16 @@ impl Builder {
         }
         let first = self.docs.is_empty();
         match self.stack.last_mut() {
-            Some(Open::Map { items, key, .. }) => {
+            Some(Open::Map {
+                items, key, seen, ..
+            }) => {
                 let key = key
                     .take()
                     .ok_or_else(|| bad(line, "a key is not a string"))?;
-                if first && items.iter().any(|item| item.key == key) {
+                if let Key::Name(name) | Key::NotText(name) = &key
+                    && first
+                    && !seen.insert(name.clone())
+                {
                     return Err(bad(line, "a key is there twice"));
                 }
                 items.push(Item { key, value });
@@ -410,10 +421,21 @@ fn tag_name(tag: &Tag) -> Option<String> {
     .then(|| name.into_owned())
 }
 
+/// Long strings count for more, so that aliases cannot multiply them without end.
+fn weight(bytes: usize) -> usize {
+    1 + bytes / BYTES_PER_NODE
+}
+
 fn size(value: &Value) -> usize {
     match value {
-        Value::Map(items) => 1 + items.iter().map(|item| size(&item.value)).sum::<usize>(),
+        Value::Map(items) => {
+            1 + items
+                .iter()
+                .map(|item| size(&item.value) + item.name().map_or(0, |name| weight(name.len())))
+                .sum::<usize>()
+        }
         Value::List(values) => 1 + values.iter().map(size).sum::<usize>(),
+        Value::Str(bytes) => weight(bytes.len()),
         _ => 1,
     }
 }

@@ -204,17 +204,30 @@ fn list(values: &[Value], indent: usize, mut at_margin: bool, out: &mut String) 
 }
 
 fn scalar(value: &Value, indent: usize, inline: Option<&str>, out: &mut String) {
-    let text = match value {
+    if let Some(text) = value.as_text().filter(|text| is_literal(text)) {
+        return literal(text, indent, inline, out);
+    }
+    out.push_str(&one_line(value).unwrap_or_default());
+    if let Some(comment) = inline {
+        out.push_str(" #");
+        out.push_str(comment);
+    }
+    out.push('\n');
+}
+
+/// A single value on one line, empty collections among them.
+pub(super) fn one_line(value: &Value) -> Option<String> {
+    Some(match value {
         Value::Null | Value::Comment(_) => "null".to_owned(),
         Value::Int(int) => int.to_string(),
         Value::Unsigned(int) => int.to_string(),
         Value::Bool(flag) => flag.to_string(),
         Value::Float(float) => float_text(*float),
         Value::Time(time) => time.clone(),
-        Value::Map(_) => "{}".to_owned(),
-        Value::List(_) => "[]".to_owned(),
+        Value::Map(items) if items.is_empty() => "{}".to_owned(),
+        Value::List(values) if values.is_empty() => "[]".to_owned(),
+        Value::Map(_) | Value::List(_) => return None,
         Value::Str(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) if is_literal(text) => return literal(text, indent, inline, out),
             Ok("<<") => "!!merge <<".to_owned(),
             Ok(text) => single_line(text),
             Err(_) => format!(
@@ -222,13 +235,7 @@ fn scalar(value: &Value, indent: usize, inline: Option<&str>, out: &mut String) 
                 base64::engine::general_purpose::STANDARD.encode(bytes)
             ),
         },
-    };
-    out.push_str(&text);
-    if let Some(comment) = inline {
-        out.push_str(" #");
-        out.push_str(comment);
-    }
-    out.push('\n');
+    })
 }
 
 /// The shortest form, with an exponent below 1e-4 and from 1e6 where the digits do not fill it (measured on the reference).
