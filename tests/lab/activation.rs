@@ -339,7 +339,7 @@ fn a_closure_that_takes_sshd_away_is_rolled_back_by_the_host_alone() {
     let end = c.until(host, order, AttemptState::Ended);
     assert_eq!(end.outcome, Some(Outcome::RolledBack), "{end:?}");
     runs(host, &first, &first, &first);
-    assert_eq!(host.unit("ssh.service", "SubState"), "running");
+    assert_eq!(host.unit("sshd.service", "SubState"), "running");
     c.converges(host, "two");
 }
 
