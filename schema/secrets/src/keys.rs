@@ -165,6 +165,14 @@ impl Recipient {
         recipient.age().map(|_| recipient.clone())
     }
 
+    /// The recipients that a host's public SSH key stands for: itself, and its age form when it is ed25519. A file may
+    /// name either, and they are not the same recipient.
+    pub fn of_host_key(line: &str) -> Result<Vec<Self>, Error> {
+        let native = Self::parse(line)?;
+        let converted = ssh_to_age::ssh_public_to_age(line).ok().map(Self);
+        Ok(converted.into_iter().chain([native]).collect())
+    }
+
     /// Without the comment behind an SSH key, which is not part of it.
     pub(crate) fn normal(text: &str) -> String {
         let mut words = text.split_whitespace();

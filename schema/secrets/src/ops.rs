@@ -184,6 +184,23 @@ impl Encrypted {
         self.meta.groups.iter().map(parse).collect()
     }
 
+    /// Whether the holder of all these recipients' keys reaches the threshold, as far as the labels tell. A host has two:
+    /// see [`Recipient::of_host_key`].
+    pub fn names_enough_of(&self, recipients: &[Recipient]) -> bool {
+        let holds = |key: &AgeKey| {
+            recipients
+                .iter()
+                .any(|recipient| recipient.as_str() == Recipient::normal(&key.recipient))
+        };
+        let groups = self
+            .meta
+            .groups
+            .iter()
+            .filter(|group| group.age.iter().any(holds))
+            .count();
+        groups >= self.meta.threshold()
+    }
+
     /// Who would be added and who removed, for a look before it is done; needs no key. `None` is up to date.
     pub fn key_changes(&self, groups: &[Vec<Recipient>]) -> Option<(Vec<String>, Vec<String>)> {
         let label = |group: &Group| {

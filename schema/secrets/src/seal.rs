@@ -77,11 +77,16 @@ pub(crate) fn seal_file(
 
 /// The old file with only what changed exchanged, when it is not in the form that is printed here anyhow.
 pub(crate) fn respell(old: &Encrypted, docs: &Docs, meta: &Metadata) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(&old.source).ok()?;
+    if matches!(old.format, Format::Json | Format::Binary) {
+        let printed = store::write_encrypted(old.format, docs, &meta.to_items()).ok()?;
+        return store::reindent_json(&String::from_utf8(printed).ok()?, text)
+            .map(String::into_bytes);
+    }
     let printed = store::write_encrypted(old.format, &old.docs, &old.meta.to_items()).ok()?;
     if old.format != Format::Yaml || printed == old.source {
         return None;
     }
-    let text = std::str::from_utf8(&old.source).ok()?;
     store::splice(text, (&old.docs, &old.raw_meta), (docs, &meta.to_items()))
         .map(String::into_bytes)
 }

@@ -328,3 +328,41 @@ fn mutated_files_make_no_parser_panic() {
     }
     println!("{cases} mutated files, seed {seed}");
 }
+
+#[test]
+fn json_keeps_the_indentation_it_has() {
+    let (identities, recipient) = identity();
+    let sealed = encrypt(
+        b"{\"a\": 1, \"b\": {\"c\": \"x\\ty\"}}",
+        Format::Json,
+        &spec(&recipient, ScopeRule::Default),
+    )
+    .unwrap();
+    let formatted = String::from_utf8(sealed).unwrap().replace('\t', "  ");
+    let file = Encrypted::parse(formatted.as_bytes(), Format::Json).unwrap();
+    let now = "2026-11-23T01:02:03Z".parse().unwrap();
+    let after = file.set(&identities, "[\"a\"]", "2", now).unwrap().unwrap();
+    let after = String::from_utf8(after).unwrap();
+    assert_eq!(
+        after
+            .lines()
+            .zip(formatted.lines())
+            .filter(|(a, b)| a != b)
+            .count(),
+        3,
+        "{after}"
+    );
+}
+
+#[test]
+fn a_host_is_known_by_both_forms_of_its_key() {
+    let line =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGA03j/GZFfPXNVha/hGqnsMF4NRczHgGWsKK4+P7Qxj root@web";
+    let forms = Recipient::of_host_key(line).unwrap();
+    assert_eq!(forms.len(), 2);
+    for form in &forms {
+        let sealed = encrypt(b"a: 1\n", Format::Yaml, &spec(form, ScopeRule::Default)).unwrap();
+        let file = Encrypted::parse(&sealed, Format::Yaml).unwrap();
+        assert!(file.names_enough_of(&forms) && !file.names_enough_of(&[identity().1]));
+    }
+}

@@ -4,6 +4,9 @@ use crate::error::Error;
 use crate::store::Format;
 use crate::value::{Item, Value};
 
+/// Nobody indents by more.
+const INDENT_MAX: usize = 16;
+
 /// Reads one object; what follows it is ignored, as the reference does.
 pub(super) fn read(format: Format, bytes: &[u8]) -> Result<Vec<Item>, Error> {
     let text = String::from_utf8_lossy(bytes);
@@ -259,6 +262,23 @@ pub(crate) fn to_text(items: &[Item]) -> String {
     let mut out = String::new();
     map(items, 0, &mut out);
     out
+}
+
+/// `printed` with the indentation of `model`, when that has blanks. Strings hold no raw tabs, so those at the start of
+/// lines are all ours.
+pub(crate) fn reindent(printed: &str, model: &str) -> Option<String> {
+    let second = model.lines().nth(1)?;
+    let width = second.len() - second.trim_start_matches(' ').len();
+    if width == 0 || width > INDENT_MAX {
+        return None;
+    }
+    let mut out = String::with_capacity(printed.len());
+    for line in printed.split_inclusive('\n') {
+        let body = line.trim_start_matches('\t');
+        out.extend(std::iter::repeat_n(' ', width * (line.len() - body.len())));
+        out.push_str(body);
+    }
+    Some(out)
 }
 
 fn map(items: &[Item], depth: usize, out: &mut String) {

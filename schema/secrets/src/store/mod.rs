@@ -14,7 +14,9 @@ use crate::error::Error;
 use crate::flat;
 use crate::value::{Item, Value};
 
-pub(crate) use json::{read_value as read_json_value, to_text as json_text};
+pub(crate) use json::{
+    read_value as read_json_value, reindent as reindent_json, to_text as json_text,
+};
 pub(crate) use splice::splice;
 pub(crate) use yaml_write::Inline;
 
