@@ -1,4 +1,5 @@
 //! The controller: edges, API, command line. Wiring only; what decides lives in `trueup-core`, what loops in `trueup-engine`.
 
+pub mod api;
 pub mod edge;
 pub mod settings;

@@ -212,16 +212,22 @@ impl Default for Limits {
 }
 
 impl Settings {
-    /// The database.
+    /// The database's folder.
     #[must_use]
-    pub fn db_file(&self) -> PathBuf {
-        self.state_dir.join("db").join("trueup.sqlite")
+    pub fn db_folder(&self) -> PathBuf {
+        db_folder(&self.state_dir)
     }
     /// Logs of builds, one file a derivation.
     #[must_use]
     pub fn logs_dir(&self) -> PathBuf {
         self.state_dir.join("logs")
     }
+}
+
+/// The database's folder below a state folder.
+#[must_use]
+pub fn db_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("db")
 }
 
 /// Why there are no settings.

@@ -1,0 +1,234 @@
+//! Questions: lists, one host with all that explains it, watches, logs. Writes nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use trueup_engine::ports::{Db, DbRev, Entry};
+use trueup_engine::record::{
+    Adoption, BUILDS, BuildRecord, EvaluationRecord, HOSTS, HostRecord, Nudge, REVISIONS, RevisionRecord,
+    SourceRecord, Suspension, decode, key,
+};
+use trueup_schema::HostName;
+use trueup_schema::status::{Event, Subject};
+
+use super::{ApiError, CHANGES_MAX, Class, EVENTS_MAX, LOG_MAX, State, WATCH_SECS};
+
+/// Events of one host in `describe`.
+const DESCRIBE_EVENTS: usize = 20;
+/// Prefixes that may be watched: what lists show, and nothing of the engine's own.
+const WATCHABLE: &[&str] = &[HOSTS, REVISIONS, BUILDS, "/events/", "/nudges/"];
+
+pub(super) async fn one<D: Db, T: DeserializeOwned>(
+    state: &State<D>,
+    kind: &str,
+    name: &str,
+) -> Result<Option<(T, DbRev)>, ApiError> {
+    let Some(entry) = state.db.get(&key(kind, name)?).await? else { return Ok(None) };
+    Ok(Some((decode(&entry.key, &entry.value)?, entry.rev)))
+}
+
+async fn all<D: Db, T: DeserializeOwned>(state: &State<D>, prefix: &str) -> Result<(DbRev, Vec<T>), ApiError> {
+    let (rev, entries) = state.db.list(prefix).await?;
+    let read = |e: &Entry| decode(&e.key, &e.value);
+    Ok((rev, entries.iter().map(read).collect::<Result<_, _>>()?))
+}
+
+fn list(rev: DbRev, items: Vec<Value>) -> Value {
+    json!({ "apiVersion": "trueup/v1alpha1", "kind": "List", "metadata": { "dbRevision": rev.0 }, "items": items })
+}
+
+/// A host in the envelope that its manifest has.
+pub(super) fn host_object(record: &HostRecord) -> Result<Value, ApiError> {
+    let mut spec = value(&record.manifest)?;
+    let mut metadata = json!({ "name": record.manifest.name });
+    if let Some(fields) = spec.as_object_mut() {
+        fields.remove("name");
+        for part in ["labels", "annotations"] {
+            metadata[part] = fields.remove(part).unwrap_or_else(|| json!({}));
+        }
+    }
+    Ok(json!({
+        "apiVersion": "trueup/v1alpha1",
+        "kind": "Host",
+        "metadata": metadata,
+        "spec": spec,
+        "status": value(&record.status)?,
+    }))
+}
+
+fn value<T: Serialize>(of: &T) -> Result<Value, ApiError> {
+    serde_json::to_value(of).map_err(|e| ApiError::new(Class::Bug, format!("encoding an answer: {e}")))
+}
+
+fn envelope<T: Serialize>(kind: &str, name: &str, status: &T) -> Result<Value, ApiError> {
+    Ok(json!({
+        "apiVersion": "trueup/v1alpha1", "kind": kind, "metadata": { "name": name }, "status": value(status)?,
+    }))
+}
+
+pub(super) async fn hosts<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+    let (rev, records) = all::<D, HostRecord>(state, HOSTS).await?;
+    Ok(list(rev, records.iter().map(host_object).collect::<Result<_, _>>()?))
+}
+
+pub(super) async fn record<D: Db>(state: &State<D>, name: &HostName) -> Result<HostRecord, ApiError> {
+    match one::<D, HostRecord>(state, "hosts", name.as_str()).await? {
+        Some((record, _)) => Ok(record),
+        None => Err(unknown(state, name).await),
+    }
+}
+
+/// There is no such host: say which there are, nearest first.
+async fn unknown<D: Db>(state: &State<D>, name: &HostName) -> ApiError {
+    let error = ApiError::new(Class::NotFound, format!("no host `{name}` in the fleet"));
+    let Ok((_, entries)) = state.db.list(HOSTS).await else { return error };
+    let names: Vec<&str> = entries.iter().map(|e| e.key.name()).collect();
+    match crate::settings::nearest(name.as_str(), &names) {
+        Some(near) => error.next(format!("did you mean host/{near}?")),
+        None if names.is_empty() => error.next("no revision was accepted yet: trueup get revisions"),
+        None => error.next("trueup get hosts"),
+    }
+}
+
+pub(super) async fn host<D: Db>(state: &State<D>, name: &HostName) -> Result<Value, ApiError> {
+    host_object(&record(state, name).await?)
+}
+
+pub(super) async fn describe<D: Db>(state: &State<D>, name: &HostName) -> Result<Value, ApiError> {
+    let record = record(state, name).await?;
+    let revision = match &record.status.desired_revision {
+        Some(r) => one::<D, RevisionRecord>(state, "revisions", r.sha1()).await?.map(|(r, _)| r),
+        None => None,
+    };
+    let events = events_where(state, DESCRIBE_EVENTS, |e| e.subject == Subject::Host(name.clone())).await?;
+    Ok(json!({
+        "host": host_object(&record)?,
+        "revision": value(&revision)?,
+        "quarantined": value(&record.memory.quarantined)?,
+        "lastAttempt": value(&record.memory.ended)?,
+        "lastError": value(&record.memory.last_error)?,
+        "unreachableSince": value(&record.memory.unreachable_since)?,
+        "evaluation": value(&one::<D, EvaluationRecord>(state, "evaluations", name.as_str()).await?.map(|(e, _)| e))?,
+        "suspension": value(&one::<D, Suspension>(state, "suspensions", name.as_str()).await?.map(|(s, _)| s))?,
+        "adoption": value(&one::<D, Adoption>(state, "adoptions", name.as_str()).await?.map(|(a, _)| a))?,
+        "events": value(&events)?,
+    }))
+}
+
+pub(super) async fn revisions<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+    let (rev, mut records) = all::<D, RevisionRecord>(state, REVISIONS).await?;
+    records.sort_by(|a, b| b.seen_at.cmp(&a.seen_at));
+    let items = records.iter().map(|r| envelope("Revision", r.revision.sha1(), r));
+    Ok(list(rev, items.collect::<Result<_, _>>()?))
+}
+
+pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+    let (rev, mut records) = all::<D, BuildRecord>(state, BUILDS).await?;
+    records.sort_by(|a, b| b.started_at.cmp(&a.started_at));
+    let items = records.iter().map(|r| envelope("Build", hash_of(r.drv.as_str()), r));
+    Ok(list(rev, items.collect::<Result<_, _>>()?))
+}
+
+/// The 32 characters that name a derivation.
+fn hash_of(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.split('-').next().unwrap_or_default()
+}
+
+pub(super) async fn source<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+    let found = one::<D, SourceRecord>(state, "meta", "source").await?.map(|(s, _)| s);
+    envelope("Source", "source", &found.unwrap_or_default())
+}
+
+pub(super) async fn nudge<D: Db>(state: &State<D>, id: &str) -> Result<Value, ApiError> {
+    match one::<D, Nudge>(state, "nudges", id).await? {
+        Some((nudge, _)) => envelope("Nudge", id, &nudge),
+        None => Err(ApiError::new(Class::NotFound, format!("no nudge `{id}`"))),
+    }
+}
+
+/// The newest `limit` events that `wanted` accepts, oldest first.
+async fn events_where<D: Db>(
+    state: &State<D>,
+    limit: usize,
+    wanted: impl Fn(&Event) -> bool,
+) -> Result<Vec<Event>, ApiError> {
+    let (_, entries) = state.db.list("/events/").await?;
+    let mut found = Vec::new();
+    for entry in entries.iter().rev() {
+        let event: Event = decode(&entry.key, &entry.value)?;
+        if wanted(&event) {
+            found.push(event);
+        }
+        if found.len() >= limit {
+            break;
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+pub(super) async fn events<D: Db>(state: &State<D>, query: &BTreeMap<String, String>) -> Result<Value, ApiError> {
+    let limit = query.get("limit").map_or(Ok(100), |t| t.parse::<usize>());
+    let limit = limit.map_err(|_| ApiError::new(Class::Usage, "`limit` is not a number"))?.min(EVENTS_MAX);
+    let kind = query.get("kind").map(|k| k.to_lowercase());
+    let host = query.get("host");
+    // Before the list, so that a watch from here sees every event at least once.
+    let (rev, _) = state.db.list("/meta/").await?;
+    let found = events_where(state, limit, |e| {
+        let of_kind = kind.as_ref().is_none_or(|k| e.reason.to_string().to_lowercase().starts_with(k));
+        let of_host = host.is_none_or(|h| matches!(&e.subject, Subject::Host(n) if n.as_str() == h));
+        of_kind && of_host
+    })
+    .await?;
+    let items = found.iter().map(|e| envelope("Event", &e.id, e));
+    Ok(list(rev, items.collect::<Result<_, _>>()?))
+}
+
+/// Changes after `from`; waits up to [`WATCH_SECS`] for the first.
+pub(super) async fn watch<D: Db>(state: &State<D>, query: &BTreeMap<String, String>) -> Result<Value, ApiError> {
+    let prefix = query.get("prefix").map_or("", String::as_str);
+    if !WATCHABLE.contains(&prefix) {
+        return Err(ApiError::new(Class::Usage, format!("`prefix` is one of {}", WATCHABLE.join(" "))));
+    }
+    let from = query.get("from").and_then(|f| f.parse::<u64>().ok());
+    let from = from.ok_or_else(|| ApiError::new(Class::Usage, "`from` is the number of a db revision"))?;
+    let mut stream = state.db.watch(prefix, DbRev(from));
+    let (mut reached, mut changes) = (from, Vec::new());
+    let mut patience = Duration::from_secs(WATCH_SECS);
+    while changes.len() < CHANGES_MAX {
+        let Ok(Some(change)) = tokio::time::timeout(patience, stream.next()).await else { break };
+        let change = change?;
+        reached = reached.max(change.rev.0);
+        changes.push(json!({ "key": change.key.as_str(), "deleted": change.value.is_none() }));
+        // What is there already belongs to the same answer; all changes of one commit come together.
+        patience = Duration::from_millis(20);
+    }
+    Ok(json!({ "dbRevision": reached, "changes": changes }))
+}
+
+/// The log of one derivation, named by its path, by the path's last part or by its hash.
+pub(super) fn build_log<D>(state: &State<D>, drv: &str) -> Result<String, ApiError> {
+    let name = drv.rsplit('/').next().unwrap_or_default();
+    let hash: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
+    if hash.len() != 32 {
+        return Err(ApiError::new(Class::Usage, format!("`{drv}` is not a derivation")).next("trueup get builds"));
+    }
+    let missing = |e: std::io::Error| {
+        ApiError::new(Class::NotFound, format!("no log of {name}: {e}")).next("trueup get builds")
+    };
+    let path = state.logs_dir.join(format!("{hash}.log"));
+    let mut file = std::fs::File::open(path).map_err(missing)?;
+    let len = file.metadata().map_err(missing)?.len();
+    let skipped = len.saturating_sub(LOG_MAX);
+    file.seek(SeekFrom::Start(skipped)).map_err(missing)?;
+    let mut bytes = Vec::new();
+    file.take(LOG_MAX).read_to_end(&mut bytes).map_err(missing)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(if skipped == 0 { text.into_owned() } else { format!("[{skipped} bytes before this are left out]\n{text}") })
+}

@@ -1,0 +1,167 @@
+//! The command line: parses, calls one verb, turns its result into words and an exit code. Most verbs are clients of the
+//! API; `validate`, `schema`, `plan`, `diff`, `doctor`, `db` and `completions` need no controller.
+
+mod adopt;
+mod client;
+mod completions;
+mod db;
+mod describe;
+mod doctor;
+mod error;
+mod events;
+mod get;
+mod later;
+mod logs;
+mod output;
+mod plan;
+mod reconcile;
+mod run;
+mod schema;
+mod source;
+mod suspend;
+mod validate;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+pub use error::{CliError, Exit};
+
+/// GitOps for fleets of NixOS hosts.
+#[derive(Debug, Parser)]
+#[command(name = "trueup", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// The controller's socket [default: /run/trueup/api.sock, then $XDG_RUNTIME_DIR/trueup/api.sock]
+    #[arg(long, global = true, env = "TRUEUP_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Args),
+    Get(get::Args),
+    Describe(describe::Args),
+    Plan(plan::Args),
+    Diff(plan::DiffArgs),
+    Reconcile(reconcile::Args),
+    Suspend(suspend::Args),
+    Resume(suspend::ResumeArgs),
+    Adopt(adopt::Args),
+    Events(events::Args),
+    Validate(validate::Args),
+    Schema(schema::Args),
+    Source(source::Args),
+    Doctor(doctor::Args),
+    Db(db::Args),
+    Logs(logs::Args),
+    Completions(completions::Args),
+    #[command(flatten)]
+    Later(later::Later),
+}
+
+/// What a verb may use: where it writes, and how wide the world is.
+struct Ctx<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    /// Somebody looks at `out`: colours and boxes are welcome.
+    tty: bool,
+    socket: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Ctx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ctx").field("tty", &self.tty).field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Ctx<'_> {
+    fn client(&self) -> Result<client::Client, CliError> {
+        client::Client::new(self.socket.as_deref())
+    }
+    /// A line of result. A reader that has gone away (`| head`) is no failure of ours.
+    fn say(&mut self, line: impl std::fmt::Display) {
+        let _ = writeln!(self.out, "{line}");
+    }
+    /// A line of progress.
+    fn note(&mut self, line: impl std::fmt::Display) {
+        let _ = writeln!(self.err, "{line}");
+    }
+}
+
+/// The program as a function: arguments with the program's name first, results to `out`, all else to `err`.
+pub fn main_with<I, T>(args: I, out: &mut dyn Write, err: &mut dyn Write) -> Exit
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    enter(args, out, err, false)
+}
+
+/// The same, for a terminal or a pipe.
+pub fn enter<I, T>(args: I, out: &mut dyn Write, err: &mut dyn Write, tty: bool) -> Exit
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are answers; everything else is a mistake in the call.
+            let text = e.render();
+            let wrong = e.use_stderr();
+            let to = if wrong { err } else { out };
+            let _ = if tty { write!(to, "{}", text.ansi()) } else { write!(to, "{text}") };
+            return if wrong { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let mut ctx = Ctx { out, err, tty, socket: cli.socket };
+    let result = dispatch(cli.verb, &mut ctx);
+    let _ = ctx.out.flush();
+    match result {
+        Ok(exit) => exit,
+        Err(e) => {
+            ctx.note(format_args!("error: {}", e.message));
+            if let Some(next) = &e.next {
+                ctx.note(format_args!("  next: {next}"));
+            }
+            e.exit
+        }
+    }
+}
+
+fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
+    match verb {
+        Verb::Run(args) => run::run(args, ctx),
+        Verb::Get(args) => get::run(args, ctx),
+        Verb::Describe(args) => describe::run(args, ctx),
+        Verb::Plan(args) => plan::run(args, ctx),
+        Verb::Diff(args) => plan::diff(args, ctx),
+        Verb::Reconcile(args) => reconcile::run(args, ctx),
+        Verb::Suspend(args) => suspend::run(args, ctx),
+        Verb::Resume(args) => suspend::resume(args, ctx),
+        Verb::Adopt(args) => adopt::run(args, ctx),
+        Verb::Events(args) => events::run(args, ctx),
+        Verb::Validate(args) => validate::run(args, ctx),
+        Verb::Schema(args) => schema::run(args, ctx),
+        Verb::Source(args) => source::run(args, ctx),
+        Verb::Doctor(args) => doctor::run(args, ctx),
+        Verb::Db(args) => db::run(args, ctx),
+        Verb::Logs(args) => logs::run(args, ctx),
+        Verb::Completions(args) => completions::run(args, ctx),
+        Verb::Later(verb) => Err(later::answer(&verb)),
+    }
+}
+
+/// `host/NAME`, or `NAME` alone.
+fn host_arg(text: &str) -> Result<trueup_schema::HostName, String> {
+    let name = match text.split_once('/') {
+        Some(("host" | "hosts", name)) => name,
+        Some((kind, _)) => return Err(format!("`{kind}/…` is not a host: write host/NAME")),
+        None => text,
+    };
+    name.parse().map_err(|e| format!("{e}"))
+}
