@@ -421,3 +421,20 @@ fn a_thousand_hosts_are_read_in_moments() {
     // Some 0.2 s unoptimised on a busy machine; a square of the hosts would take minutes.
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_damage_to_a_manifest_brings_the_reader_down(
+        at in 0usize..4000,
+        gone in 0usize..40,
+        put in proptest::collection::vec(proptest::sample::select(b"&*![]{}:,\"'|>-?#%@`~<\n\t\r \0\xef\xbb\xbf\xc3a0".to_vec()), 0..12),
+    ) {
+        let mut bytes = fixtures("good")["full"][0].1.clone();
+        let from = at.min(bytes.len());
+        let to = (from + gone).min(bytes.len());
+        bytes.splice(from..to, put);
+        if let Err(problems) = manifest::resolve(&[("full.yaml", &bytes)]) {
+            assert!(!problems.is_empty() && !manifest::render(&problems, Style::Coloured).is_empty());
+        }
+    }
+}

@@ -172,7 +172,7 @@ pub struct Ssh {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "json-schema", schemars(range(min = 1, max = 65535)))]
     pub port: Option<u16>,
-    /// The host's public keys, `ssh-ed25519 AAAA…`. With none, the key seen at adoption is pinned.
+    /// The host's public keys, `ssh-ed25519 AAAA…`. A host whose key is not known is not connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_keys: Option<Vec<HostKey>>,
     /// A machine on the way: `[user@]host[:port]`.

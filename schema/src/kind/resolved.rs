@@ -133,7 +133,7 @@ pub struct ResolvedSsh {
     pub user: String,
     /// The port.
     pub port: u16,
-    /// Keys that the host may show; empty: the one seen at adoption.
+    /// Keys that the host may show; empty: those recorded at adoption, if it was adopted.
     pub host_keys: Vec<HostKey>,
     /// A machine on the way.
     pub jump: Option<Jump>,
