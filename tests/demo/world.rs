@@ -231,8 +231,14 @@ fn place(host: &Host) -> HostAt {
 fn quicken(repo: &std::path::Path) -> Result<()> {
     let path = repo.join("fleet/fleet.yaml");
     let text = fs::read_to_string(&path)?;
-    let defaults = "  defaults:\n    activation: {confirmTimeout: 20s, settle: 2s}\n    drift: {interval: 10s}\n";
-    fs::write(&path, format!("{}\n{defaults}", text.trim_end()))?;
+    // The fleet has `defaults` already, and a key given twice is an error.
+    let quick = "  defaults:\n    activation: {confirmTimeout: 20s, settle: 2s}\n    drift: {interval: 10s}\n";
+    ensure!(
+        text.contains("  defaults:\n"),
+        "{} has no defaults",
+        path.display()
+    );
+    fs::write(&path, text.replacen("  defaults:\n", quick, 1))?;
     Ok(())
 }
 

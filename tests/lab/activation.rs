@@ -67,7 +67,11 @@ fn program(path: impl AsRef<std::ffi::OsStr>) -> Command {
 
 impl Controller {
     fn nix(&self, args: &[&str]) -> String {
-        let dir = self.env.iter().find(|(k, _)| k == "TRUEUP_LAB_NIX").map(|(_, v)| v.clone());
+        let dir = self
+            .env
+            .iter()
+            .find(|(k, _)| k == "TRUEUP_LAB_NIX")
+            .map(|(_, v)| v.clone());
         let nix = PathBuf::from(dir.expect("the lab names a nix")).join("nix");
         let out = program(nix)
             .args(args)
@@ -75,13 +79,19 @@ impl Controller {
             .stdin(Stdio::null())
             .output()
             .expect("nix runs");
-        assert!(out.status.success(), "nix {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "nix {args:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
     fn new(lab: &Lab) -> Self {
         static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-        let dir = DIR.get_or_init(|| tempfile::tempdir_in("/var/tmp").expect("a folder")).path();
+        let dir = DIR
+            .get_or_init(|| tempfile::tempdir_in("/var/tmp").expect("a folder"))
+            .path();
         let fleet = dir.join("fleet");
         let mut me = Self {
             store: dir.join("store"),
@@ -101,16 +111,34 @@ impl Controller {
         let tree = dir.join("agent-tree");
         std::fs::create_dir_all(tree.join("bin")).expect("a folder");
         std::fs::copy(&built, tree.join("bin/trueup-agent")).expect("copied");
-        me.agent = me.nix(&["--store", &store, "store", "add", "--name", "trueup-agent", tree.to_str().expect("text")]);
+        me.agent = me.nix(&[
+            "--store",
+            &store,
+            "store",
+            "add",
+            "--name",
+            "trueup-agent",
+            tree.to_str().expect("text"),
+        ]);
         me
     }
 
     /// Builds what `h1` is as this variant, copies it, gives its path.
     fn closure(&self, host: &Host, variant: &str, args: &[(&str, &str)]) -> StorePath {
         fleet::set_host(&self.fleet, "h1", variant, args).expect("set");
-        let attr = format!("path:{}#nixosConfigurations.h1.config.system.build.toplevel", self.fleet.display());
+        let attr = format!(
+            "path:{}#nixosConfigurations.h1.config.system.build.toplevel",
+            self.fleet.display()
+        );
         let store = self.store.to_str().expect("text");
-        let path = self.nix(&["build", "--store", store, "--no-link", "--print-out-paths", &attr]);
+        let path = self.nix(&[
+            "build",
+            "--store",
+            store,
+            "--no-link",
+            "--print-out-paths",
+            &attr,
+        ]);
         self.copy(host, &path);
         path.parse().expect("a store path")
     }
@@ -173,7 +201,9 @@ impl Controller {
             host: "h1".parse().expect("a name"),
             machine_id: None,
             order,
-            revision: format!("main@sha1:{}", "a".repeat(40)).parse().expect("a revision"),
+            revision: format!("main@sha1:{}", "a".repeat(40))
+                .parse()
+                .expect("a revision"),
             issued_at: now,
             expires_at: now + Duration::from_secs(3600),
             requires: [SYSTEM_V1.to_owned()].into(),
@@ -190,7 +220,8 @@ impl Controller {
         };
         let bytes = serde_json::to_vec(&intent).expect("json");
         let signed = Signed::new(INTENT_PAYLOAD_TYPE, &bytes, &self.key);
-        serde_json::json!({ "signed": signed, "pin": key_text(&self.key.verifying_key()) }).to_string()
+        serde_json::json!({ "signed": signed, "pin": key_text(&self.key.verifying_key()) })
+            .to_string()
     }
 
     fn offer(&self, host: &Host, closure: &StorePath, ask: &Ask) -> (Order, OfferReply) {
@@ -199,7 +230,10 @@ impl Controller {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         let line = self.envelope(closure, order, ask);
-        let out = host.sh(&format!("{}/bin/trueup-agent offer <<'EOF'\n{line}\nEOF", self.agent));
+        let out = host.sh(&format!(
+            "{}/bin/trueup-agent offer <<'EOF'\n{line}\nEOF",
+            self.agent
+        ));
         assert_eq!(out.code, 0, "{out:?}");
         (order, serde_json::from_str(&out.stdout).expect("a reply"))
     }
@@ -232,7 +266,10 @@ impl Controller {
 
     fn confirm(&self, host: &Host, attempt: &AttemptReport) -> Output {
         let nonce = attempt.nonce.clone().expect("a nonce while it waits");
-        self.agent(host, &format!("confirm --order {} --nonce {nonce}", attempt.order))
+        self.agent(
+            host,
+            &format!("confirm --order {} --nonce {nonce}", attempt.order),
+        )
     }
 
     /// Offer, confirm over a new connection, end.
@@ -241,7 +278,10 @@ impl Controller {
         let attempt = self.until(host, order, AttemptState::AwaitingConfirmation);
         if attempt.state == AttemptState::AwaitingConfirmation {
             let told = self.confirm(host, &attempt);
-            assert!(told.code == 0 || told.stderr.contains("NotAwaiting"), "{told:?}");
+            assert!(
+                told.code == 0 || told.stderr.contains("NotAwaiting"),
+                "{told:?}"
+            );
         }
         self.until(host, order, AttemptState::Ended)
     }
@@ -252,8 +292,17 @@ impl Controller {
         let end = self.deliver(host, &good, &Ask::default());
         assert_eq!(end.outcome, Some(Outcome::Succeeded), "{end:?}");
         runs(host, &good, &good, &good);
-        assert_eq!(host.read(&["systemctl", "is-active", "app.service"]), "active");
-        let left = host.read(&["systemctl", "list-units", "--all", "--no-legend", "trueup-*"]);
+        assert_eq!(
+            host.read(&["systemctl", "is-active", "app.service"]),
+            "active"
+        );
+        let left = host.read(&[
+            "systemctl",
+            "list-units",
+            "--all",
+            "--no-legend",
+            "trueup-*",
+        ]);
         assert_eq!(left, "", "units of ours are left");
         good
     }
@@ -263,7 +312,11 @@ fn runs(host: &Host, running: &StorePath, profile: &StorePath, boot: &StorePath)
     let at = |path| host.link(path);
     let got = (at(CURRENT), at(PROFILE), at(BOOT));
     let want = |p: &StorePath| Some(p.to_string());
-    assert_eq!(got, (want(running), want(profile), want(boot)), "running, profile, boot default");
+    assert_eq!(
+        got,
+        (want(running), want(profile), want(boot)),
+        "running, profile, boot default"
+    );
 }
 
 fn ready() -> Option<(Lab, Controller)> {
@@ -316,10 +369,16 @@ fn an_old_connection_cannot_confirm() {
          for i in $(seq 100); do n=$({agent} report | sed -n 's/.*\"nonce\":\"\\([0-9a-f]*\\)\".*/\\1/p'); \
          [ -z \"$n\" ] || break; sleep 0.1; done; {agent} confirm --order {order} --nonce $n"
     ));
-    assert!(told.code == 1 && told.stderr.contains("NotFresh"), "{told:?}");
+    assert!(
+        told.code == 1 && told.stderr.contains("NotFresh"),
+        "{told:?}"
+    );
     let end = c.until(host, order, AttemptState::Ended);
     assert_eq!(end.outcome, Some(Outcome::RolledBack), "{end:?}");
-    assert!(!end.evidence, "a silent controller is no evidence against the goal");
+    assert!(
+        !end.evidence,
+        "a silent controller is no evidence against the goal"
+    );
     runs(host, &first, &first, &first);
     c.converges(host, "three");
 }
@@ -358,7 +417,9 @@ fn the_dead_man_acts_when_the_agent_is_gone() {
     c.until(host, order, AttemptState::AwaitingConfirmation);
     let stopped = host.sh(&format!("systemctl stop trueup-activate-{order}.service"));
     assert_eq!(stopped.code, 0, "{stopped:?}");
-    host.sh("systemd-run --quiet sh -c 'for i in $(seq 30); do systemctl daemon-reload; sleep 1; done'");
+    host.sh(
+        "systemd-run --quiet sh -c 'for i in $(seq 30); do systemctl daemon-reload; sleep 1; done'",
+    );
     let end = c.until(host, order, AttemptState::Ended);
     assert_eq!(end.outcome, Some(Outcome::RolledBack), "{end:?}");
     assert!(end.message.unwrap().contains("dead-man"));
@@ -369,11 +430,17 @@ fn the_dead_man_acts_when_the_agent_is_gone() {
     let order = c.begin(host, &slow, &Ask::default());
     let unit = format!("trueup-activate-{order}.service");
     wait(PATIENCE, || {
-        let log = host.sh(&format!("cat /nix/var/trueup/attempts/{order}/activate.log"));
+        let log = host.sh(&format!(
+            "cat /nix/var/trueup/attempts/{order}/activate.log"
+        ));
         log.stdout.contains("activating").then_some(())
     })
     .expect("it activates");
-    assert_eq!(host.sh(&format!("systemctl kill -s KILL --kill-whom=main {unit}")).code, 0);
+    assert_eq!(
+        host.sh(&format!("systemctl kill -s KILL --kill-whom=main {unit}"))
+            .code,
+        0
+    );
     let attempt = c.until(host, order, AttemptState::AwaitingConfirmation);
     assert_eq!(c.confirm(host, &attempt).code, 0);
     runs(host, &slow, &slow, &slow);
@@ -408,7 +475,10 @@ fn a_power_cut_boots_the_old_system_until_the_boot_entry_is_written() {
         "setsid {}/bin/trueup-agent confirm --order {order} --nonce {nonce} >/dev/null 2>&1 </dev/null &",
         c.agent
     ));
-    wait(PATIENCE, || (host.link(PROFILE) == Some(slow.to_string())).then_some(())).expect("the profile is set");
+    wait(PATIENCE, || {
+        (host.link(PROFILE) == Some(slow.to_string())).then_some(())
+    })
+    .expect("the profile is set");
     host.sh("sync");
     host.crash();
     let end = c.until(host, order, AttemptState::Ended);
@@ -430,7 +500,11 @@ fn a_boot_entry_that_does_not_come_is_told() {
     for variant in ["boot-unmoved", "boot-fails"] {
         let odd = c.closure(host, variant, &[]);
         let end = c.deliver(host, &odd, &Ask::default());
-        assert_eq!(end.outcome, Some(Outcome::BootNotCommitted), "{variant}: {end:?}");
+        assert_eq!(
+            end.outcome,
+            Some(Outcome::BootNotCommitted),
+            "{variant}: {end:?}"
+        );
         assert!(!end.evidence, "{variant}");
         runs(host, &odd, &first, &first);
     }
@@ -502,10 +576,15 @@ fn a_closure_that_harms_units_is_rolled_back_with_the_unit_named() {
         assert!(named, "{variant}: {end:?}");
         runs(host, &first, &first, &first);
         for up in ["app.service", "by-hand.service"] {
-            assert_eq!(host.unit(up, "ActiveState"), "active", "{variant}: {up} after the way back");
+            assert_eq!(
+                host.unit(up, "ActiveState"),
+                "active",
+                "{variant}: {up} after the way back"
+            );
         }
         let (_, reply) = c.offer(host, &bad, &ask);
-        let quarantined = matches!(&reply, OfferReply::Refused { reason, .. } if reason == "Quarantined");
+        let quarantined =
+            matches!(&reply, OfferReply::Refused { reason, .. } if reason == "Quarantined");
         assert!(quarantined, "{variant}: {reply:?}");
     }
     c.converges(host, "two");
@@ -528,7 +607,10 @@ fn what_cannot_be_switched_to_is_refused_before_anything_is_touched() {
         let order = c.begin(host, &odd, &Ask::default());
         let end = c.until(host, order, AttemptState::Ended);
         assert_eq!(end.outcome, Some(outcome), "{variant}: {end:?}");
-        assert!(end.message.as_ref().unwrap().contains(said), "{variant}: {end:?}");
+        assert!(
+            end.message.as_ref().unwrap().contains(said),
+            "{variant}: {end:?}"
+        );
         runs(host, &first, &first, &first);
         assert_eq!(host.unit("app.service", "MainPID"), pid, "{variant}");
     }
@@ -541,7 +623,9 @@ fn a_socket_whose_address_changed_hears_after_the_switch_and_after_the_way_back(
     let host = lab.host("h1");
     c.install(host);
     let hears = |port: &str| {
-        let said = host.sh(&format!("echo hi | timeout 3 busybox nc 127.0.0.1 {port} | head -n 1"));
+        let said = host.sh(&format!(
+            "echo hi | timeout 3 busybox nc 127.0.0.1 {port} | head -n 1"
+        ));
         said.stdout.trim() == "hi"
     };
     let one = c.closure(host, "socket", &[("port", "7001")]);
@@ -584,5 +668,8 @@ fn a_new_kernel_runs_after_a_reboot_and_is_told_until_then() {
     let named = c.report(host).unwrap().running.reboot_required;
     assert!(named.contains(&"kernel".to_owned()), "{named:?}");
     host.crash();
-    assert_eq!(c.report(host).unwrap().running.reboot_required, Vec::<String>::new());
+    assert_eq!(
+        c.report(host).unwrap().running.reboot_required,
+        Vec::<String>::new()
+    );
 }
