@@ -1,5 +1,7 @@
 //! The controller: edges, API, command line. Wiring only; what decides lives in `trueup-core`, what loops in `trueup-engine`.
 
 pub mod api;
+pub mod cli;
 pub mod edge;
+pub mod run;
 pub mod settings;

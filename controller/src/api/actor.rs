@@ -9,13 +9,21 @@ const PASSWD_MAX: u64 = 1 << 20;
 /// A person on the socket.
 #[must_use]
 pub fn of_uid(uid: u32) -> Actor {
-    let name = passwd().and_then(|text| name_in(&text, uid)).unwrap_or_else(|| format!("uid {uid}"));
-    Actor { kind: ActorKind::Person, uid: Some(uid), name, from: "socket".to_owned() }
+    let name = passwd()
+        .and_then(|text| name_in(&text, uid))
+        .unwrap_or_else(|| format!("uid {uid}"));
+    Actor {
+        kind: ActorKind::Person,
+        uid: Some(uid),
+        name,
+        from: "socket".to_owned(),
+    }
 }
 
 fn passwd() -> Option<String> {
     let path = "/etc/passwd";
-    (std::fs::metadata(path).ok()?.len() <= PASSWD_MAX).then(|| std::fs::read_to_string(path).ok())?
+    (std::fs::metadata(path).ok()?.len() <= PASSWD_MAX)
+        .then(|| std::fs::read_to_string(path).ok())?
 }
 
 fn name_in(passwd: &str, uid: u32) -> Option<String> {

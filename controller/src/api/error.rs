@@ -39,7 +39,11 @@ pub struct ApiError {
 impl ApiError {
     /// Without a next step.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), next: None }
+        Self {
+            class,
+            message: message.into(),
+            next: None,
+        }
     }
     /// With one.
     #[must_use]
@@ -77,6 +81,10 @@ impl From<DbError> for ApiError {
             DbError::Conflict { .. } => Some("ask again".to_owned()),
             _ => None,
         };
-        Self { class, message: e.to_string(), next }
+        Self {
+            class,
+            message: e.to_string(),
+            next,
+        }
     }
 }

@@ -15,7 +15,7 @@ use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Fence};
 
 pub use error::{ApiError, Class};
-pub use server::{Server, ServeError, serve};
+pub use server::{ServeError, Server, serve};
 
 /// A request's body is a few names and a reason.
 pub const BODY_MAX: usize = 64 * 1024;
@@ -46,6 +46,9 @@ pub struct State<D> {
 
 impl<D: Db> std::fmt::Debug for State<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("fence", &self.fence).field("logs_dir", &self.logs_dir).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("fence", &self.fence)
+            .field("logs_dir", &self.logs_dir)
+            .finish_non_exhaustive()
     }
 }

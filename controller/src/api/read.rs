@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use trueup_engine::ports::{Db, DbRev, Entry};
 use trueup_engine::record::{
-    Adoption, BUILDS, BuildRecord, EvaluationRecord, HOSTS, HostRecord, Nudge, REVISIONS, RevisionRecord,
-    SourceRecord, Suspension, decode, key,
+    Adoption, BUILDS, BuildRecord, EvaluationRecord, HOSTS, HostRecord, Nudge, REVISIONS,
+    RevisionRecord, SourceRecord, Suspension, decode, key,
 };
 use trueup_schema::HostName;
 use trueup_schema::status::{Event, Subject};
@@ -28,11 +28,16 @@ pub(super) async fn one<D: Db, T: DeserializeOwned>(
     kind: &str,
     name: &str,
 ) -> Result<Option<(T, DbRev)>, ApiError> {
-    let Some(entry) = state.db.get(&key(kind, name)?).await? else { return Ok(None) };
+    let Some(entry) = state.db.get(&key(kind, name)?).await? else {
+        return Ok(None);
+    };
     Ok(Some((decode(&entry.key, &entry.value)?, entry.rev)))
 }
 
-async fn all<D: Db, T: DeserializeOwned>(state: &State<D>, prefix: &str) -> Result<(DbRev, Vec<T>), ApiError> {
+async fn all<D: Db, T: DeserializeOwned>(
+    state: &State<D>,
+    prefix: &str,
+) -> Result<(DbRev, Vec<T>), ApiError> {
     let (rev, entries) = state.db.list(prefix).await?;
     let read = |e: &Entry| decode(&e.key, &e.value);
     Ok((rev, entries.iter().map(read).collect::<Result<_, _>>()?))
@@ -62,7 +67,8 @@ pub(super) fn host_object(record: &HostRecord) -> Result<Value, ApiError> {
 }
 
 fn value<T: Serialize>(of: &T) -> Result<Value, ApiError> {
-    serde_json::to_value(of).map_err(|e| ApiError::new(Class::Bug, format!("encoding an answer: {e}")))
+    serde_json::to_value(of)
+        .map_err(|e| ApiError::new(Class::Bug, format!("encoding an answer: {e}")))
 }
 
 fn envelope<T: Serialize>(kind: &str, name: &str, status: &T) -> Result<Value, ApiError> {
@@ -73,10 +79,16 @@ fn envelope<T: Serialize>(kind: &str, name: &str, status: &T) -> Result<Value, A
 
 pub(super) async fn hosts<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
     let (rev, records) = all::<D, HostRecord>(state, HOSTS).await?;
-    Ok(list(rev, records.iter().map(host_object).collect::<Result<_, _>>()?))
+    Ok(list(
+        rev,
+        records.iter().map(host_object).collect::<Result<_, _>>()?,
+    ))
 }
 
-pub(super) async fn record<D: Db>(state: &State<D>, name: &HostName) -> Result<HostRecord, ApiError> {
+pub(super) async fn record<D: Db>(
+    state: &State<D>,
+    name: &HostName,
+) -> Result<HostRecord, ApiError> {
     match one::<D, HostRecord>(state, "hosts", name.as_str()).await? {
         Some((record, _)) => Ok(record),
         None => Err(unknown(state, name).await),
@@ -86,11 +98,15 @@ pub(super) async fn record<D: Db>(state: &State<D>, name: &HostName) -> Result<H
 /// There is no such host: say which there are, nearest first.
 async fn unknown<D: Db>(state: &State<D>, name: &HostName) -> ApiError {
     let error = ApiError::new(Class::NotFound, format!("no host `{name}` in the fleet"));
-    let Ok((_, entries)) = state.db.list(HOSTS).await else { return error };
+    let Ok((_, entries)) = state.db.list(HOSTS).await else {
+        return error;
+    };
     let names: Vec<&str> = entries.iter().map(|e| e.key.name()).collect();
     match crate::settings::nearest(name.as_str(), &names) {
         Some(near) => error.next(format!("did you mean host/{near}?")),
-        None if names.is_empty() => error.next("no revision was accepted yet: trueup get revisions"),
+        None if names.is_empty() => {
+            error.next("no revision was accepted yet: trueup get revisions")
+        }
         None => error.next("trueup get hosts"),
     }
 }
@@ -102,10 +118,15 @@ pub(super) async fn host<D: Db>(state: &State<D>, name: &HostName) -> Result<Val
 pub(super) async fn describe<D: Db>(state: &State<D>, name: &HostName) -> Result<Value, ApiError> {
     let record = record(state, name).await?;
     let revision = match &record.status.desired_revision {
-        Some(r) => one::<D, RevisionRecord>(state, "revisions", r.sha1()).await?.map(|(r, _)| r),
+        Some(r) => one::<D, RevisionRecord>(state, "revisions", r.sha1())
+            .await?
+            .map(|(r, _)| r),
         None => None,
     };
-    let events = events_where(state, DESCRIBE_EVENTS, |e| e.subject == Subject::Host(name.clone())).await?;
+    let events = events_where(state, DESCRIBE_EVENTS, |e| {
+        e.subject == Subject::Host(name.clone())
+    })
+    .await?;
     Ok(json!({
         "host": host_object(&record)?,
         "revision": value(&revision)?,
@@ -123,14 +144,18 @@ pub(super) async fn describe<D: Db>(state: &State<D>, name: &HostName) -> Result
 pub(super) async fn revisions<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
     let (rev, mut records) = all::<D, RevisionRecord>(state, REVISIONS).await?;
     records.sort_by(|a, b| b.seen_at.cmp(&a.seen_at));
-    let items = records.iter().map(|r| envelope("Revision", r.revision.sha1(), r));
+    let items = records
+        .iter()
+        .map(|r| envelope("Revision", r.revision.sha1(), r));
     Ok(list(rev, items.collect::<Result<_, _>>()?))
 }
 
 pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
     let (rev, mut records) = all::<D, BuildRecord>(state, BUILDS).await?;
     records.sort_by(|a, b| b.started_at.cmp(&a.started_at));
-    let items = records.iter().map(|r| envelope("Build", hash_of(r.drv.as_str()), r));
+    let items = records
+        .iter()
+        .map(|r| envelope("Build", hash_of(r.drv.as_str()), r));
     Ok(list(rev, items.collect::<Result<_, _>>()?))
 }
 
@@ -141,7 +166,9 @@ fn hash_of(path: &str) -> &str {
 }
 
 pub(super) async fn source<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
-    let found = one::<D, SourceRecord>(state, "meta", "source").await?.map(|(s, _)| s);
+    let found = one::<D, SourceRecord>(state, "meta", "source")
+        .await?
+        .map(|(s, _)| s);
     envelope("Source", "source", &found.unwrap_or_default())
 }
 
@@ -173,16 +200,24 @@ async fn events_where<D: Db>(
     Ok(found)
 }
 
-pub(super) async fn events<D: Db>(state: &State<D>, query: &BTreeMap<String, String>) -> Result<Value, ApiError> {
+pub(super) async fn events<D: Db>(
+    state: &State<D>,
+    query: &BTreeMap<String, String>,
+) -> Result<Value, ApiError> {
     let limit = query.get("limit").map_or(Ok(100), |t| t.parse::<usize>());
-    let limit = limit.map_err(|_| ApiError::new(Class::Usage, "`limit` is not a number"))?.min(EVENTS_MAX);
+    let limit = limit
+        .map_err(|_| ApiError::new(Class::Usage, "`limit` is not a number"))?
+        .min(EVENTS_MAX);
     let kind = query.get("kind").map(|k| k.to_lowercase());
     let host = query.get("host");
     // Before the list, so that a watch from here sees every event at least once.
     let (rev, _) = state.db.list("/meta/").await?;
     let found = events_where(state, limit, |e| {
-        let of_kind = kind.as_ref().is_none_or(|k| e.reason.to_string().to_lowercase().starts_with(k));
-        let of_host = host.is_none_or(|h| matches!(&e.subject, Subject::Host(n) if n.as_str() == h));
+        let of_kind = kind
+            .as_ref()
+            .is_none_or(|k| e.reason.to_string().to_lowercase().starts_with(k));
+        let of_host =
+            host.is_none_or(|h| matches!(&e.subject, Subject::Host(n) if n.as_str() == h));
         of_kind && of_host
     })
     .await?;
@@ -191,18 +226,27 @@ pub(super) async fn events<D: Db>(state: &State<D>, query: &BTreeMap<String, Str
 }
 
 /// Changes after `from`; waits up to [`WATCH_SECS`] for the first.
-pub(super) async fn watch<D: Db>(state: &State<D>, query: &BTreeMap<String, String>) -> Result<Value, ApiError> {
+pub(super) async fn watch<D: Db>(
+    state: &State<D>,
+    query: &BTreeMap<String, String>,
+) -> Result<Value, ApiError> {
     let prefix = query.get("prefix").map_or("", String::as_str);
     if !WATCHABLE.contains(&prefix) {
-        return Err(ApiError::new(Class::Usage, format!("`prefix` is one of {}", WATCHABLE.join(" "))));
+        return Err(ApiError::new(
+            Class::Usage,
+            format!("`prefix` is one of {}", WATCHABLE.join(" ")),
+        ));
     }
     let from = query.get("from").and_then(|f| f.parse::<u64>().ok());
-    let from = from.ok_or_else(|| ApiError::new(Class::Usage, "`from` is the number of a db revision"))?;
+    let from =
+        from.ok_or_else(|| ApiError::new(Class::Usage, "`from` is the number of a db revision"))?;
     let mut stream = state.db.watch(prefix, DbRev(from));
     let (mut reached, mut changes) = (from, Vec::new());
     let mut patience = Duration::from_secs(WATCH_SECS);
     while changes.len() < CHANGES_MAX {
-        let Ok(Some(change)) = tokio::time::timeout(patience, stream.next()).await else { break };
+        let Ok(Some(change)) = tokio::time::timeout(patience, stream.next()).await else {
+            break;
+        };
         let change = change?;
         reached = reached.max(change.rev.0);
         changes.push(json!({ "key": change.key.as_str(), "deleted": change.value.is_none() }));
@@ -215,9 +259,15 @@ pub(super) async fn watch<D: Db>(state: &State<D>, query: &BTreeMap<String, Stri
 /// The log of one derivation, named by its path, by the path's last part or by its hash.
 pub(super) fn build_log<D>(state: &State<D>, drv: &str) -> Result<String, ApiError> {
     let name = drv.rsplit('/').next().unwrap_or_default();
-    let hash: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let hash: String = name
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect();
     if hash.len() != 32 {
-        return Err(ApiError::new(Class::Usage, format!("`{drv}` is not a derivation")).next("trueup get builds"));
+        return Err(
+            ApiError::new(Class::Usage, format!("`{drv}` is not a derivation"))
+                .next("trueup get builds"),
+        );
     }
     let missing = |e: std::io::Error| {
         ApiError::new(Class::NotFound, format!("no log of {name}: {e}")).next("trueup get builds")
@@ -228,7 +278,13 @@ pub(super) fn build_log<D>(state: &State<D>, drv: &str) -> Result<String, ApiErr
     let skipped = len.saturating_sub(LOG_MAX);
     file.seek(SeekFrom::Start(skipped)).map_err(missing)?;
     let mut bytes = Vec::new();
-    file.take(LOG_MAX).read_to_end(&mut bytes).map_err(missing)?;
+    file.take(LOG_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(missing)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(if skipped == 0 { text.into_owned() } else { format!("[{skipped} bytes before this are left out]\n{text}") })
+    Ok(if skipped == 0 {
+        text.into_owned()
+    } else {
+        format!("[{skipped} bytes before this are left out]\n{text}")
+    })
 }

@@ -33,7 +33,9 @@ pub async fn handle<D: Db>(
     let get = method == Method::GET;
     let post = method == Method::POST;
     let found = match parts.as_slice() {
-        ["v1", "version"] if get => Ok(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "actor": actor })),
+        ["v1", "version"] if get => {
+            Ok(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "actor": actor }))
+        }
         ["v1", "hosts"] if get => read::hosts(state).await,
         ["v1", "hosts", name] if get => read::host(state, &host(name)?).await,
         ["v1", "hosts", name, "describe"] if get => read::describe(state, &host(name)?).await,
@@ -43,23 +45,30 @@ pub async fn handle<D: Db>(
         ["v1", "source"] if get => read::source(state).await,
         ["v1", "nudges", id] if get => read::nudge(state, id).await,
         ["v1", "watch"] if get => read::watch(state, &query).await,
-        ["v1", "logs", "build", drv] if get => return read::build_log(state, drv).map(Answer::Text),
+        ["v1", "logs", "build", drv] if get => {
+            return read::build_log(state, drv).map(Answer::Text);
+        }
         ["v1", "reconcile"] if post => write::reconcile(state, actor, parse(body)?).await,
         ["v1", "suspend"] if post => write::suspend(state, actor, parse(body)?).await,
         ["v1", "resume"] if post => write::resume(state, actor, parse(body)?).await,
         ["v1", "adopt"] if post => write::adopt(state, actor, parse(body)?).await,
         ["v1", "source", "accept"] if post => write::accept(state, actor, parse(body)?).await,
-        _ => Err(ApiError::new(Class::NotFound, format!("{method} {path} is not part of the API"))),
+        _ => Err(ApiError::new(
+            Class::NotFound,
+            format!("{method} {path} is not part of the API"),
+        )),
     };
     found.map(Answer::Json)
 }
 
 fn host(name: &str) -> Result<HostName, ApiError> {
-    name.parse().map_err(|e| ApiError::new(Class::Usage, format!("{e}")))
+    name.parse()
+        .map_err(|e| ApiError::new(Class::Usage, format!("{e}")))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|e| ApiError::new(Class::Usage, format!("the request's body: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| ApiError::new(Class::Usage, format!("the request's body: {e}")))
 }
 
 /// `a=b&c=d` with percent signs decoded.
@@ -67,8 +76,12 @@ fn parameters(query: &str) -> Result<BTreeMap<String, String>, ApiError> {
     let mut found = BTreeMap::new();
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decode(value)
-            .ok_or_else(|| ApiError::new(Class::Usage, format!("the parameter `{key}` is not well-formed")))?;
+        let value = decode(value).ok_or_else(|| {
+            ApiError::new(
+                Class::Usage,
+                format!("the parameter `{key}` is not well-formed"),
+            )
+        })?;
         found.insert(key.to_owned(), value);
     }
     Ok(found)

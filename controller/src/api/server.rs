@@ -72,22 +72,36 @@ pub fn serve<D: Db + Send + 'static>(path: &Path, state: State<D>) -> Result<Ser
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("api".to_owned())
-        .spawn(move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(rt) => LocalSet::new().block_on(&rt, accept(listener, Rc::new(state), stopped)),
-            Err(error) => tracing::error!(%error, "the API has no runtime"),
+        .spawn(move || {
+            match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(rt) => LocalSet::new().block_on(&rt, accept(listener, Rc::new(state), stopped)),
+                Err(error) => tracing::error!(%error, "the API has no runtime"),
+            }
         })
         .map_err(ServeError::Thread)?;
-    Ok(Server { path: path.to_owned(), stop, thread })
+    Ok(Server {
+        path: path.to_owned(),
+        stop,
+        thread,
+    })
 }
 
 /// A socket that nobody answers on is what a killed controller left: the db's lock says that we are the only one.
 fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, ServeError> {
-    let fail = |source| ServeError::Listen { path: path.to_owned(), source };
+    let fail = |source| ServeError::Listen {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ServeError::Taken { path: path.to_owned() });
+        return Err(ServeError::Taken {
+            path: path.to_owned(),
+        });
     }
     match std::fs::symlink_metadata(path) {
         Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
@@ -126,7 +140,9 @@ async fn accept<D: Db + 'static>(
         };
         let state = Rc::clone(&state);
         // Over the bound: closed at once, which a client reads as "try again".
-        let Ok(permit) = std::sync::Arc::clone(&room).try_acquire_owned() else { continue };
+        let Ok(permit) = std::sync::Arc::clone(&room).try_acquire_owned() else {
+            continue;
+        };
         tokio::task::spawn_local(async move {
             connection(stream, state).await;
             drop(permit);
@@ -155,17 +171,34 @@ async fn connection<D: Db + 'static>(stream: UnixStream, state: Rc<State<D>>) {
     }
 }
 
-async fn answer<D: Db>(request: Request<Incoming>, state: &State<D>, actor: &Actor) -> Response<Full<Bytes>> {
+async fn answer<D: Db>(
+    request: Request<Incoming>,
+    state: &State<D>,
+    actor: &Actor,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let body = match tokio::time::timeout(READ_LIMIT, Limited::new(body, BODY_MAX).collect()).await {
+    let body = match tokio::time::timeout(READ_LIMIT, Limited::new(body, BODY_MAX).collect()).await
+    {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return refuse(&ApiError::new(Class::Usage, format!("the body is longer than {BODY_MAX} bytes"))),
-        Err(_) => return refuse(&ApiError::new(Class::Usage, "the body did not come in time")),
+        Ok(Err(_)) => {
+            return refuse(&ApiError::new(
+                Class::Usage,
+                format!("the body is longer than {BODY_MAX} bytes"),
+            ));
+        }
+        Err(_) => {
+            return refuse(&ApiError::new(
+                Class::Usage,
+                "the body did not come in time",
+            ));
+        }
     };
     let query = head.uri.query().unwrap_or_default();
     match route::handle(state, actor, &head.method, head.uri.path(), query, &body).await {
         Ok(route::Answer::Json(value)) => json(StatusCode::OK, &value),
-        Ok(route::Answer::Text(text)) => with(StatusCode::OK, "text/plain; charset=utf-8", text.into()),
+        Ok(route::Answer::Text(text)) => {
+            with(StatusCode::OK, "text/plain; charset=utf-8", text.into())
+        }
         Err(error) => refuse(&error),
     }
 }
@@ -181,6 +214,9 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> 
 fn with(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(
+        hyper::header::CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(kind),
+    );
     response
 }

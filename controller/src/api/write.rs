@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Guard, Op, Txn};
-use trueup_engine::record::{Adoption, HOSTS, HostRecord, Nudge, SourceAccept, Suspension, decode, encode, key};
+use trueup_engine::record::{
+    Adoption, HOSTS, HostRecord, Nudge, SourceAccept, Suspension, decode, encode, key,
+};
 use trueup_schema::kind::Duration;
 use trueup_schema::status::{Actor, Event, Reason, Severity, Subject};
 use trueup_schema::{HostName, Timestamp};
@@ -83,7 +85,10 @@ fn event(actor: &Actor, at: Timestamp, reason: Reason, subject: Subject, message
 
 fn bounded(reason: &str) -> Result<(), ApiError> {
     if reason.chars().count() > REASON_MAX {
-        return Err(ApiError::new(Class::Usage, format!("a reason has at most {REASON_MAX} characters")));
+        return Err(ApiError::new(
+            Class::Usage,
+            format!("a reason has at most {REASON_MAX} characters"),
+        ));
     }
     Ok(())
 }
@@ -91,28 +96,50 @@ fn bounded(reason: &str) -> Result<(), ApiError> {
 /// Unique by time and a counter; the guard `Absent` makes sure.
 fn nudge_id(at: Timestamp) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", at.as_microsecond(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{}-{}",
+        at.as_microsecond(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A suspended host is not reconciled: say who suspended it, and why.
-fn refuse_suspended(record: &HostRecord, by_command: Option<&Suspension>, now: Timestamp) -> Result<(), ApiError> {
+fn refuse_suspended(
+    record: &HostRecord,
+    by_command: Option<&Suspension>,
+    now: Timestamp,
+) -> Result<(), ApiError> {
     let name = &record.manifest.name;
     if let Some(s) = by_command.filter(|s| s.until.is_none_or(|until| until > now)) {
         let until = s.until.map_or_else(String::new, |u| format!(", until {u}"));
-        let message = format!("{name} is suspended by {} since {}{until}: {}", s.by.name, s.at, s.reason);
-        return Err(ApiError::new(Class::Refused, message).next(format!("trueup resume host/{name}")));
+        let message = format!(
+            "{name} is suspended by {} since {}{until}: {}",
+            s.by.name, s.at, s.reason
+        );
+        return Err(
+            ApiError::new(Class::Refused, message).next(format!("trueup resume host/{name}"))
+        );
     }
     if record.manifest.suspend {
         let message = format!("{name} is suspended by its manifest (`suspend: true`)");
-        return Err(ApiError::new(Class::Refused, message).next("change it in the fleet's repository"));
+        return Err(
+            ApiError::new(Class::Refused, message).next("change it in the fleet's repository")
+        );
     }
     Ok(())
 }
 
-pub(super) async fn reconcile<D: Db>(state: &State<D>, actor: &Actor, asked: Reconcile) -> Result<Value, ApiError> {
+pub(super) async fn reconcile<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Reconcile,
+) -> Result<Value, ApiError> {
     bounded(&asked.reason)?;
     if asked.hosts.len() > NAMES_MAX {
-        return Err(ApiError::new(Class::Usage, format!("at most {NAMES_MAX} hosts in one request")));
+        return Err(ApiError::new(
+            Class::Usage,
+            format!("at most {NAMES_MAX} hosts in one request"),
+        ));
     }
     let now = Timestamp::now();
     for host in &asked.hosts {
@@ -128,7 +155,10 @@ pub(super) async fn reconcile<D: Db>(state: &State<D>, actor: &Actor, asked: Rec
     }
     let mut nudges = Vec::new();
     for batch in targets.chunks(HOSTS_A_TXN) {
-        let mut txn = Txn { fence: state.fence, ..Txn::default() };
+        let mut txn = Txn {
+            fence: state.fence,
+            ..Txn::default()
+        };
         for host in batch {
             let nudge = Nudge {
                 id: nudge_id(now),
@@ -146,10 +176,19 @@ pub(super) async fn reconcile<D: Db>(state: &State<D>, actor: &Actor, asked: Rec
                 Some(name) => Subject::Host(name.clone()),
                 None => Subject::Controller("source".to_owned()),
             };
-            let why = if asked.reason.is_empty() { String::new() } else { format!(": {}", asked.reason) };
-            let retry = if asked.retry { ", quarantine lifted" } else { "" };
+            let why = if asked.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", asked.reason)
+            };
+            let retry = if asked.retry {
+                ", quarantine lifted"
+            } else {
+                ""
+            };
             let message = format!("{} asked to reconcile now{retry}{why}", actor.name);
-            txn.events.push(event(actor, now, Reason::NudgeRequested, subject, message));
+            txn.events
+                .push(event(actor, now, Reason::NudgeRequested, subject, message));
             nudges.push(json!({ "id": nudge.id, "host": host }));
         }
         state.db.commit(txn).await?;
@@ -160,30 +199,57 @@ pub(super) async fn reconcile<D: Db>(state: &State<D>, actor: &Actor, asked: Rec
     Ok(json!({ "nudges": nudges }))
 }
 
-pub(super) async fn suspend<D: Db>(state: &State<D>, actor: &Actor, asked: Suspend) -> Result<Value, ApiError> {
+pub(super) async fn suspend<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Suspend,
+) -> Result<Value, ApiError> {
     bounded(&asked.reason)?;
     if asked.reason.trim().is_empty() {
-        return Err(ApiError::new(Class::Usage, "a suspension needs a reason").next("add --reason \"…\""));
+        return Err(
+            ApiError::new(Class::Usage, "a suspension needs a reason").next("add --reason \"…\"")
+        );
     }
     read::record(state, &asked.host).await?;
     let now = Timestamp::now();
-    let until = asked.lasts.and_then(|d| now.checked_add(std::time::Duration::from_secs(d.as_secs())).ok());
-    let suspension =
-        Suspension { host: asked.host.clone(), by: actor.clone(), reason: asked.reason.clone(), at: now, until };
+    let until = asked.lasts.and_then(|d| {
+        now.checked_add(std::time::Duration::from_secs(d.as_secs()))
+            .ok()
+    });
+    let suspension = Suspension {
+        host: asked.host.clone(),
+        by: actor.clone(),
+        reason: asked.reason.clone(),
+        at: now,
+        until,
+    };
     let ends = until.map_or_else(|| "until resumed".to_owned(), |u| format!("until {u}"));
     let message = format!("{} suspended it {ends}: {}", actor.name, asked.reason);
     let txn = Txn {
         fence: state.fence,
         when: Vec::new(),
-        then: vec![Op::Put(key("suspensions", asked.host.as_str())?, encode(&suspension)?)],
-        events: vec![event(actor, now, Reason::Suspended, Subject::Host(asked.host.clone()), message)],
+        then: vec![Op::Put(
+            key("suspensions", asked.host.as_str())?,
+            encode(&suspension)?,
+        )],
+        events: vec![event(
+            actor,
+            now,
+            Reason::Suspended,
+            Subject::Host(asked.host.clone()),
+            message,
+        )],
     };
     state.db.commit(txn).await?;
     (state.wake)(Wake::Key(asked.host));
     Ok(json!({ "suspension": suspension }))
 }
 
-pub(super) async fn resume<D: Db>(state: &State<D>, actor: &Actor, asked: Resume) -> Result<Value, ApiError> {
+pub(super) async fn resume<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Resume,
+) -> Result<Value, ApiError> {
     let record = read::record(state, &asked.host).await?;
     let found = read::one::<D, Suspension>(state, "suspensions", asked.host.as_str()).await?;
     let by_git = record.manifest.suspend;
@@ -191,19 +257,32 @@ pub(super) async fn resume<D: Db>(state: &State<D>, actor: &Actor, asked: Resume
         return Ok(json!({ "resumed": false, "suspendedByGit": by_git }));
     };
     let at = key("suspensions", asked.host.as_str())?;
-    let message = format!("{} resumed it; {} had suspended it: {}", actor.name, suspension.by.name, suspension.reason);
+    let message = format!(
+        "{} resumed it; {} had suspended it: {}",
+        actor.name, suspension.by.name, suspension.reason
+    );
     let txn = Txn {
         fence: state.fence,
         when: vec![Guard::At(at.clone(), rev)],
         then: vec![Op::Delete(at)],
-        events: vec![event(actor, Timestamp::now(), Reason::Resumed, Subject::Host(asked.host.clone()), message)],
+        events: vec![event(
+            actor,
+            Timestamp::now(),
+            Reason::Resumed,
+            Subject::Host(asked.host.clone()),
+            message,
+        )],
     };
     state.db.commit(txn).await?;
     (state.wake)(Wake::Key(asked.host));
     Ok(json!({ "resumed": true, "suspendedByGit": by_git }))
 }
 
-pub(super) async fn adopt<D: Db>(state: &State<D>, actor: &Actor, asked: Adopt) -> Result<Value, ApiError> {
+pub(super) async fn adopt<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Adopt,
+) -> Result<Value, ApiError> {
     let hosts = if asked.all {
         let (_, entries) = state.db.list(HOSTS).await?;
         let read = |e| -> Result<HostName, ApiError> {
@@ -215,17 +294,26 @@ pub(super) async fn adopt<D: Db>(state: &State<D>, actor: &Actor, asked: Adopt) 
         asked.hosts
     };
     if !asked.all && hosts.is_empty() {
-        return Err(ApiError::new(Class::Usage, "no host is named").next("trueup adopt host/NAME, or --all"));
+        return Err(ApiError::new(Class::Usage, "no host is named")
+            .next("trueup adopt host/NAME, or --all"));
     }
     let now = Timestamp::now();
     let (mut adopted, mut already) = (Vec::new(), Vec::new());
     for host in hosts {
         read::record(state, &host).await?;
-        if read::one::<D, Adoption>(state, "adoptions", host.as_str()).await?.is_some() {
+        if read::one::<D, Adoption>(state, "adoptions", host.as_str())
+            .await?
+            .is_some()
+        {
             already.push(host);
             continue;
         }
-        let adoption = Adoption { host: host.clone(), identity: None, by: actor.clone(), at: now };
+        let adoption = Adoption {
+            host: host.clone(),
+            identity: None,
+            by: actor.clone(),
+            at: now,
+        };
         let at = key("adoptions", host.as_str())?;
         let txn = Txn {
             fence: state.fence,
@@ -236,7 +324,10 @@ pub(super) async fn adopt<D: Db>(state: &State<D>, actor: &Actor, asked: Adopt) 
                 now,
                 Reason::HostAdopted,
                 Subject::Host(host.clone()),
-                format!("{} adopted it; the machine that reports next is it from now on", actor.name),
+                format!(
+                    "{} adopted it; the machine that reports next is it from now on",
+                    actor.name
+                ),
             )],
         };
         state.db.commit(txn).await?;
@@ -246,15 +337,31 @@ pub(super) async fn adopt<D: Db>(state: &State<D>, actor: &Actor, asked: Adopt) 
     Ok(json!({ "adopted": adopted, "already": already }))
 }
 
-pub(super) async fn accept<D: Db>(state: &State<D>, actor: &Actor, asked: Accept) -> Result<Value, ApiError> {
+pub(super) async fn accept<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Accept,
+) -> Result<Value, ApiError> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if asked.sha1.len() != 40 || !asked.sha1.bytes().all(hex) {
         let message = format!("`{}` is not a whole commit id (40 hex digits)", asked.sha1);
         return Err(ApiError::new(Class::Usage, message).next("git rev-parse BRANCH"));
     }
-    let word = SourceAccept { sha1: asked.sha1, by: actor.clone(), at: Timestamp::now() };
+    let word = SourceAccept {
+        sha1: asked.sha1,
+        by: actor.clone(),
+        at: Timestamp::now(),
+    };
     let put = Op::Put(key("meta", "accept")?, encode(&word)?);
-    state.db.commit(Txn { fence: state.fence, when: Vec::new(), then: vec![put], events: Vec::new() }).await?;
+    state
+        .db
+        .commit(Txn {
+            fence: state.fence,
+            when: Vec::new(),
+            then: vec![put],
+            events: Vec::new(),
+        })
+        .await?;
     (state.wake)(Wake::Source);
     Ok(json!({ "accepted": word }))
 }

@@ -17,14 +17,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let answer = ctx.client()?.post("/v1/adopt", &json!({ "hosts": args.hosts, "all": args.all }))?;
+    let answer = ctx.client()?.post(
+        "/v1/adopt",
+        &json!({ "hosts": args.hosts, "all": args.all }),
+    )?;
     let names = |field: &str| -> Vec<String> {
         let list = answer.get(field).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        list.into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     let (adopted, already) = (names("adopted"), names("already"));
     for name in &adopted {
-        ctx.say(format_args!("{name} is adopted; what it runs is recorded at its next report"));
+        ctx.say(format_args!(
+            "{name} is adopted; what it runs is recorded at its next report"
+        ));
     }
     for name in &already {
         ctx.say(format_args!("{name} was adopted before"));

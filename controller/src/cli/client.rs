@@ -34,7 +34,10 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|e| CliError::failed(format!("starting: {e}")))?;
-        Ok(Self { socket: socket(asked), rt })
+        Ok(Self {
+            socket: socket(asked),
+            rt,
+        })
     }
 
     pub fn get(&self, path: &str) -> Result<Value, CliError> {
@@ -51,25 +54,43 @@ impl Client {
 
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, CliError> {
         let whole = async { tokio::time::timeout(LIMIT, self.exchange(method, path, body)).await };
-        self.rt.block_on(whole).unwrap_or_else(|_| Err(self.lost("it did not answer in time")))
+        self.rt
+            .block_on(whole)
+            .unwrap_or_else(|_| Err(self.lost("it did not answer in time")))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, CliError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.absent(&e))?;
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Bytes, CliError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.absent(&e))?;
         let lost = |e: hyper::Error| self.lost(&e.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(lost)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "trueup")
             .header("content-type", "application/json")
-            .body(Full::new(body.map(|b| Bytes::from(b.to_string())).unwrap_or_default()))
+            .body(Full::new(
+                body.map(|b| Bytes::from(b.to_string())).unwrap_or_default(),
+            ))
             .map_err(|e| CliError::usage(format!("{path}: {e}")))?;
         let ask = async {
             let response = sender.send_request(request).await.map_err(lost)?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-            Ok((status, body.map_err(|e| self.lost(&e.to_string()))?.to_bytes()))
+            let body = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await;
+            Ok::<_, CliError>((
+                status,
+                body.map_err(|e| self.lost(&e.to_string()))?.to_bytes(),
+            ))
         };
         let driven = async { connection.await.map_err(lost) };
         let (answer, _) = futures::future::join(ask, driven).await;
@@ -77,29 +98,43 @@ impl Client {
         if status.is_success() {
             return Ok(bytes);
         }
-        let error = serde_json::from_slice::<Value>(&bytes).ok().and_then(|mut v| {
-            serde_json::from_value::<ApiError>(v.get_mut("error")?.take()).ok()
-        });
-        Err(error.map_or_else(|| self.lost(&format!("it answered {status}")), CliError::from))
+        let error = serde_json::from_slice::<Value>(&bytes)
+            .ok()
+            .and_then(|mut v| serde_json::from_value::<ApiError>(v.get_mut("error")?.take()).ok());
+        Err(error.map_or_else(
+            || self.lost(&format!("it answered {status}")),
+            CliError::from,
+        ))
     }
 
     fn absent(&self, e: &std::io::Error) -> CliError {
         let at = self.socket.display();
-        let error = CliError::new(Exit::NoController, format!("no controller answers on {at}: {e}"));
+        let error = CliError::new(
+            Exit::NoController,
+            format!("no controller answers on {at}: {e}"),
+        );
         match e.kind() {
-            std::io::ErrorKind::PermissionDenied => error.next(format!("ask as root, or join the group that owns {at}")),
-            _ => error.next("is `trueup run` running? --socket PATH or TRUEUP_SOCKET says where it listens"),
+            std::io::ErrorKind::PermissionDenied => {
+                error.next(format!("ask as root, or join the group that owns {at}"))
+            }
+            _ => error.next(
+                "is `trueup run` running? --socket PATH or TRUEUP_SOCKET says where it listens",
+            ),
         }
     }
 
     fn lost(&self, why: &str) -> CliError {
-        let message = format!("the controller on {} broke off: {why}", self.socket.display());
+        let message = format!(
+            "the controller on {} broke off: {why}",
+            self.socket.display()
+        );
         CliError::new(Exit::NoController, message).next("look at its log: journalctl -u trueup")
     }
 }
 
 fn json(bytes: &[u8]) -> Result<Value, CliError> {
-    serde_json::from_slice(bytes).map_err(|e| CliError::failed(format!("the controller's answer was not understood: {e}")))
+    serde_json::from_slice(bytes)
+        .map_err(|e| CliError::failed(format!("the controller's answer was not understood: {e}")))
 }
 
 /// `--socket` or `TRUEUP_SOCKET`, else the system's, else the user's.
@@ -108,7 +143,8 @@ pub(super) fn socket(asked: Option<&Path>) -> PathBuf {
         return asked.to_owned();
     }
     let system = PathBuf::from(DEFAULT_SOCKET);
-    let user = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("trueup").join("api.sock"));
+    let user = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(|dir| Path::new(&dir).join("trueup").join("api.sock"));
     match user {
         Some(user) if !system.exists() && user.exists() => user,
         _ => system,

@@ -35,17 +35,22 @@ enum Verb {
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let state_dir = match args.state_dir {
         Some(dir) => dir,
-        None => settings::read(args.config.as_deref())?.state_dir.unwrap_or_else(|| settings::DEFAULT_STATE_DIR.into()),
+        None => settings::read(args.config.as_deref())?
+            .state_dir
+            .unwrap_or_else(|| settings::DEFAULT_STATE_DIR.into()),
     };
     let file = settings::db_folder(&state_dir).join(edge::FILE);
     if !file.is_file() {
         let error = CliError::usage(format!("no database at {}", file.display()));
         return Err(error.next("--state-dir DIR, as in the controller's settings"));
     }
-    let failed = |e: trueup_engine::ports::DbError| CliError::failed(format!("{}: {e}", file.display()));
+    let failed =
+        |e: trueup_engine::ports::DbError| CliError::failed(format!("{}: {e}", file.display()));
     match args.verb {
         Verb::Check => {
-            let found = edge::check(&file).map_err(|e| failed(e).next("restore a backup, or see docs/guide.md, \"The database\""))?;
+            let found = edge::check(&file).map_err(|e| {
+                failed(e).next("restore a backup, or see docs/guide.md, \"The database\"")
+            })?;
             ctx.say(format_args!(
                 "{} entries, all whole; revision {}, term {}",
                 found.entries, found.rev.0, found.term.0

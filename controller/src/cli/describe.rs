@@ -18,7 +18,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let all = ctx.client()?.get(&format!("/v1/hosts/{}/describe", args.host))?;
+    let all = ctx
+        .client()?
+        .get(&format!("/v1/hosts/{}/describe", args.host))?;
     if !args.output.document(ctx, &all)? {
         ctx.say(text(&all).trim_end());
     }
@@ -33,18 +35,38 @@ fn text(all: &Value) -> String {
     for c in conditions.into_iter().flatten() {
         let truth = format!("{}={}", at(c, "/type"), at(c, "/status"));
         let mut message = at(c, "/message").lines();
-        lines.push(format!("  {truth:<20} {:<24} {}", at(c, "/reason"), message.next().unwrap_or_default()));
+        lines.push(format!(
+            "  {truth:<20} {:<24} {}",
+            at(c, "/reason"),
+            message.next().unwrap_or_default()
+        ));
         lines.extend(message.map(|l| format!("  {:<45} {l}", "")));
     }
-    for (word, pointer) in
-        [("desired", "desiredClosure"), ("running", "runningClosure"), ("booted", "bootedClosure"), ("boot default", "bootDefaultClosure")]
-    {
-        lines.push(format!("  {word:<20} {}", short_path(at(host, &format!("/status/{pointer}")))));
+    for (word, pointer) in [
+        ("desired", "desiredClosure"),
+        ("running", "runningClosure"),
+        ("booted", "bootedClosure"),
+        ("boot default", "bootDefaultClosure"),
+    ] {
+        lines.push(format!(
+            "  {word:<20} {}",
+            short_path(at(host, &format!("/status/{pointer}")))
+        ));
     }
-    for (word, pointer) in [("applied", "appliedRevision"), ("last attempt", "attemptedRevision")] {
-        lines.push(format!("  {word:<20} {}", short_revision(at(host, &format!("/status/{pointer}")))));
+    for (word, pointer) in [
+        ("applied", "appliedRevision"),
+        ("last attempt", "attemptedRevision"),
+    ] {
+        lines.push(format!(
+            "  {word:<20} {}",
+            short_revision(at(host, &format!("/status/{pointer}")))
+        ));
     }
-    lines.push(format!("  {:<20} {}", "last report", or_dash(at(host, "/status/lastReportTime"))));
+    lines.push(format!(
+        "  {:<20} {}",
+        "last report",
+        or_dash(at(host, "/status/lastReportTime"))
+    ));
     suspension(all, &mut lines);
     quarantine(all, host, &mut lines);
     evaluation(all, &mut lines);
@@ -56,11 +78,23 @@ fn headline(all: &Value) -> String {
     let host = all.get("host").unwrap_or(&Value::Null);
     let outcome = at(host, "/status/outcome");
     let stalled = condition(host, "Stalled").is_some();
-    let state = if stalled && !outcome.is_empty() { outcome } else { at(host, "/status/phase") };
-    let mut line =
-        format!("{}   {state}   {}", at(host, "/metadata/name"), short_revision(at(host, "/status/desiredRevision")));
+    let state = if stalled && !outcome.is_empty() {
+        outcome
+    } else {
+        at(host, "/status/phase")
+    };
+    let mut line = format!(
+        "{}   {state}   {}",
+        at(host, "/metadata/name"),
+        short_revision(at(host, "/status/desiredRevision"))
+    );
     if let Some(revision) = all.get("revision").filter(|r| r.is_object()) {
-        line.push_str(&format!(" \"{}\" ({}, {})", at(revision, "/subject"), at(revision, "/author"), clock(at(revision, "/committedAt"))));
+        line.push_str(&format!(
+            " \"{}\" ({}, {})",
+            at(revision, "/subject"),
+            at(revision, "/author"),
+            clock(at(revision, "/committedAt"))
+        ));
     }
     let detail = at(host, "/status/detail");
     if !detail.is_empty() {
@@ -70,27 +104,54 @@ fn headline(all: &Value) -> String {
 }
 
 fn suspension(all: &Value, lines: &mut Vec<String>) {
-    let Some(s) = all.get("suspension").filter(|s| s.is_object()) else { return };
+    let Some(s) = all.get("suspension").filter(|s| s.is_object()) else {
+        return;
+    };
     let until = at(s, "/until");
-    let until = if until.is_empty() { "until resumed".to_owned() } else { format!("until {until}") };
-    lines.push(format!("  {:<20} by {} since {}, {until}: {}", "suspended", at(s, "/by/name"), at(s, "/at"), at(s, "/reason")));
+    let until = if until.is_empty() {
+        "until resumed".to_owned()
+    } else {
+        format!("until {until}")
+    };
+    lines.push(format!(
+        "  {:<20} by {} since {}, {until}: {}",
+        "suspended",
+        at(s, "/by/name"),
+        at(s, "/at"),
+        at(s, "/reason")
+    ));
 }
 
 fn quarantine(all: &Value, host: &Value, lines: &mut Vec<String>) {
     let name = at(host, "/metadata/name");
-    for (digest, why) in all.get("quarantined").and_then(Value::as_object).into_iter().flatten() {
+    for (digest, why) in all
+        .get("quarantined")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         let digest: String = digest.chars().take(12).collect();
-        lines.push(format!("  {:<20} {digest}: {}", "quarantined", why.as_str().unwrap_or_default()));
+        lines.push(format!(
+            "  {:<20} {digest}: {}",
+            "quarantined",
+            why.as_str().unwrap_or_default()
+        ));
         lines.push(format!("  {:<20} not tried again until the trunk changes it, or: trueup reconcile --host {name} --retry", ""));
     }
     if let Some(problem) = all.get("lastError").filter(|p| p.is_object()) {
-        lines.push(format!("  {:<20} {}", "last error", at(problem, "/message")));
+        lines.push(format!(
+            "  {:<20} {}",
+            "last error",
+            at(problem, "/message")
+        ));
     }
 }
 
 /// Nix's own words, where the evaluation is what fails.
 fn evaluation(all: &Value, lines: &mut Vec<String>) {
-    let failed = all.pointer("/evaluation/problem").is_some_and(|p| !p.is_null());
+    let failed = all
+        .pointer("/evaluation/problem")
+        .is_some_and(|p| !p.is_null());
     let trace = at(all, "/evaluation/trace");
     if failed && !trace.is_empty() {
         lines.push("  what nix said".to_owned());
@@ -99,7 +160,10 @@ fn evaluation(all: &Value, lines: &mut Vec<String>) {
 }
 
 fn happened(all: &Value, lines: &mut Vec<String>) {
-    let events = all.get("events").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let events = all
+        .get("events")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
     if events.is_empty() {
         return;
     }
@@ -107,17 +171,30 @@ fn happened(all: &Value, lines: &mut Vec<String>) {
     for event in events {
         let mut message = at(event, "/message").lines();
         let first = message.next().unwrap_or_default();
-        lines.push(format!("    {}  {:<22} {first}", clock(at(event, "/at")), at(event, "/reason")));
+        lines.push(format!(
+            "    {}  {:<22} {first}",
+            clock(at(event, "/at")),
+            at(event, "/reason")
+        ));
         lines.extend(message.map(|l| format!("              {l}")));
     }
 }
 
 /// The time of day in this machine's zone; the date as well when it is not today.
 fn clock(at: &str) -> String {
-    let Ok(then) = at.parse::<trueup_schema::Timestamp>() else { return "-".to_owned() };
+    let Ok(then) = at.parse::<trueup_schema::Timestamp>() else {
+        return "-".to_owned();
+    };
     let zone = jiff::tz::TimeZone::system();
-    let (then, now) = (then.to_zoned(zone.clone()), jiff::Timestamp::now().to_zoned(zone));
-    let form = if then.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    let (then, now) = (
+        then.to_zoned(zone.clone()),
+        jiff::Timestamp::now().to_zoned(zone),
+    );
+    let form = if then.date() == now.date() {
+        "%H:%M:%S"
+    } else {
+        "%Y-%m-%d %H:%M:%S"
+    };
     then.strftime(form).to_string()
 }
 

@@ -41,7 +41,11 @@ pub struct CliError {
 impl CliError {
     /// Without a next step.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), next: None }
+        Self {
+            exit,
+            message: message.into(),
+            next: None,
+        }
     }
     /// With one.
     #[must_use]
@@ -59,7 +63,10 @@ impl CliError {
     }
     /// Something of ours that is not built.
     pub fn not_yet(what: &str) -> Self {
-        Self::new(Exit::Usage, format!("not yet: {what} is not built in this version"))
+        Self::new(
+            Exit::Usage,
+            format!("not yet: {what} is not built in this version"),
+        )
     }
 }
 
@@ -67,10 +74,16 @@ impl From<ApiError> for CliError {
     fn from(e: ApiError) -> Self {
         let exit = match e.class {
             Class::Usage => Exit::Usage,
-            Class::NotFound | Class::Refused | Class::Conflict | Class::Compacted | Class::Bug => Exit::Failed,
+            Class::NotFound | Class::Refused | Class::Conflict | Class::Compacted | Class::Bug => {
+                Exit::Failed
+            }
             Class::Unavailable => Exit::NoController,
         };
-        Self { exit, message: e.message, next: e.next }
+        Self {
+            exit,
+            message: e.message,
+            next: e.next,
+        }
     }
 }
 

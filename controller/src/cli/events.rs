@@ -29,13 +29,25 @@ pub(super) struct Args {
 impl Args {
     /// As `get events` asks for them.
     pub fn of(host: Option<HostName>, kind: Option<String>, output: Format, watch: bool) -> Self {
-        Self { host, kind, limit: 100, output, watch }
+        Self {
+            host,
+            kind,
+            limit: 100,
+            output,
+            watch,
+        }
     }
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    if let Some(kind) = args.kind.as_ref().filter(|k| !k.chars().all(|c| c.is_ascii_alphabetic())) {
-        return Err(CliError::usage(format!("`{kind}` is not the beginning of a reason, such as `Drift`")));
+    if let Some(kind) = args
+        .kind
+        .as_ref()
+        .filter(|k| !k.chars().all(|c| c.is_ascii_alphabetic()))
+    {
+        return Err(CliError::usage(format!(
+            "`{kind}` is not the beginning of a reason, such as `Drift`"
+        )));
     }
     let client = ctx.client()?;
     let mut path = format!("/v1/events?limit={}", args.limit);
@@ -64,7 +76,10 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         if !args.watch {
             return Ok(Exit::Done);
         }
-        let from = list.pointer("/metadata/dbRevision").and_then(Value::as_u64).unwrap_or(0);
+        let from = list
+            .pointer("/metadata/dbRevision")
+            .and_then(Value::as_u64)
+            .unwrap_or(0);
         match client.get(&format!("/v1/watch?prefix=%2Fevents%2F&from={from}")) {
             Ok(_) => {}
             Err(e) if e.exit == Exit::Failed => {}
@@ -95,17 +110,30 @@ fn table(events: &[Value], wide: bool, ctx: &mut Ctx<'_>) {
     }
     let now = Timestamp::now();
     let rows: Vec<_> = events.iter().map(|e| row(e, wide, now)).collect();
-    let heads: &[&str] =
-        if wide { &["AGE", "SUBJECT", "REASON", "MESSAGE", "BY", "ID"] } else { &["AGE", "SUBJECT", "REASON", "MESSAGE"] };
+    let heads: &[&str] = if wide {
+        &["AGE", "SUBJECT", "REASON", "MESSAGE", "BY", "ID"]
+    } else {
+        &["AGE", "SUBJECT", "REASON", "MESSAGE"]
+    };
     output::table(ctx, heads, &rows);
 }
 
 fn row(event: &Value, wide: bool, now: Timestamp) -> Vec<String> {
     let subject = at(event, "/status/subject/name");
-    let short = subject.parse::<trueup_schema::Revision>().map_or_else(|_| subject.to_owned(), |r| r.short());
-    let message = at(event, "/status/message").lines().next().unwrap_or_default().to_owned();
-    let mut row =
-        vec![age(at(event, "/status/at"), now), short, at(event, "/status/reason").to_owned(), message];
+    let short = subject
+        .parse::<trueup_schema::Revision>()
+        .map_or_else(|_| subject.to_owned(), |r| r.short());
+    let message = at(event, "/status/message")
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let mut row = vec![
+        age(at(event, "/status/at"), now),
+        short,
+        at(event, "/status/reason").to_owned(),
+        message,
+    ];
     if wide {
         row.push(at(event, "/status/by/name").to_owned());
         row.push(at(event, "/status/id").to_owned());

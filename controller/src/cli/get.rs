@@ -67,7 +67,13 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
             let found = args.drifted && !items(&list).is_empty();
             return Ok(if found { Exit::Difference } else { Exit::Done });
         }
-        wait(&client, &args, list.pointer("/metadata/dbRevision").and_then(Value::as_u64).unwrap_or(0))?;
+        wait(
+            &client,
+            &args,
+            list.pointer("/metadata/dbRevision")
+                .and_then(Value::as_u64)
+                .unwrap_or(0),
+        )?;
     }
 }
 
@@ -88,7 +94,9 @@ fn list(client: &Client, args: &Args) -> Result<Value, CliError> {
             hosts.retain(|h| {
                 let drifted = condition(h, "Drifted").is_some_and(|c| at(c, "/status") == "True");
                 (!args.drifted || drifted)
-                    && labels.iter().all(|(k, v)| h.pointer("/metadata/labels").and_then(|l| l.get(k)) == Some(v))
+                    && labels.iter().all(|(k, v)| {
+                        h.pointer("/metadata/labels").and_then(|l| l.get(k)) == Some(v)
+                    })
             });
         }
     }
@@ -96,11 +104,16 @@ fn list(client: &Client, args: &Args) -> Result<Value, CliError> {
 }
 
 fn labels(selector: Option<&str>) -> Result<Vec<(String, Value)>, CliError> {
-    let pairs = selector.unwrap_or_default().split(',').filter(|p| !p.is_empty());
+    let pairs = selector
+        .unwrap_or_default()
+        .split(',')
+        .filter(|p| !p.is_empty());
     pairs
         .map(|pair| match pair.split_once('=') {
             Some((k, v)) => Ok((k.to_owned(), Value::from(v))),
-            None => Err(CliError::usage(format!("`{pair}` is not a label: write KEY=VALUE"))),
+            None => Err(CliError::usage(format!(
+                "`{pair}` is not a label: write KEY=VALUE"
+            ))),
         })
         .collect()
 }
@@ -120,7 +133,12 @@ fn wait(client: &Client, args: &Args, from: u64) -> Result<(), CliError> {
     }
 }
 
-fn print(args: &Args, list: &Value, rows: &[Vec<String>], ctx: &mut Ctx<'_>) -> Result<(), CliError> {
+fn print(
+    args: &Args,
+    list: &Value,
+    rows: &[Vec<String>],
+    ctx: &mut Ctx<'_>,
+) -> Result<(), CliError> {
     if args.output.document(ctx, list)? {
         return Ok(());
     }
@@ -130,9 +148,21 @@ fn print(args: &Args, list: &Value, rows: &[Vec<String>], ctx: &mut Ctx<'_>) -> 
     }
     let wide = args.output == Format::Wide;
     let heads: &[&str] = match (args.what, wide) {
-        (What::Hosts, false) => &["NAME", "READY", "PHASE", "REVISION", "RUNNING", "DRIFT", "AGE"],
+        (What::Hosts, false) => &[
+            "NAME", "READY", "PHASE", "REVISION", "RUNNING", "DRIFT", "AGE",
+        ],
         (What::Hosts, true) => &[
-            "NAME", "READY", "PHASE", "REVISION", "RUNNING", "DRIFT", "AGE", "OUTCOME", "APPLIED", "BOOT DEFAULT", "MESSAGE",
+            "NAME",
+            "READY",
+            "PHASE",
+            "REVISION",
+            "RUNNING",
+            "DRIFT",
+            "AGE",
+            "OUTCOME",
+            "APPLIED",
+            "BOOT DEFAULT",
+            "MESSAGE",
         ],
         (What::Revisions, _) => &["REVISION", "ACCEPTED", "AUTHOR", "AGE", "SUBJECT"],
         (What::Builds | What::Events, _) => &["BUILD", "RESULT", "HOST", "AGE", "TIME"],
@@ -157,7 +187,11 @@ fn empty(args: &Args) -> &'static str {
 fn rows(args: &Args, list: &Value) -> Vec<Vec<String>> {
     let now = Timestamp::now();
     let one = std::slice::from_ref(list);
-    let objects = if list.get("items").is_some() { items(list) } else { one };
+    let objects = if list.get("items").is_some() {
+        items(list)
+    } else {
+        one
+    };
     let row = |o: &Value| match args.what {
         What::Hosts => host_row(o, args.output == Format::Wide, now),
         What::Revisions => revision_row(o, now),
@@ -168,7 +202,10 @@ fn rows(args: &Args, list: &Value) -> Vec<Vec<String>> {
 
 /// A condition of a host by its type.
 pub(super) fn condition<'v>(host: &'v Value, kind: &str) -> Option<&'v Value> {
-    host.pointer("/status/conditions")?.as_array()?.iter().find(|c| at(c, "/type") == kind)
+    host.pointer("/status/conditions")?
+        .as_array()?
+        .iter()
+        .find(|c| at(c, "/type") == kind)
 }
 
 fn host_row(h: &Value, wide: bool, now: Timestamp) -> Vec<String> {
@@ -178,7 +215,9 @@ fn host_row(h: &Value, wide: bool, now: Timestamp) -> Vec<String> {
         detail if detail.chars().count() <= 24 => format!("{} {detail}", at(h, "/status/phase")),
         _ => at(h, "/status/phase").to_owned(),
     };
-    let drift = condition(h, "Drifted").filter(|c| at(c, "/status") == "True").map_or("-", |c| at(c, "/reason"));
+    let drift = condition(h, "Drifted")
+        .filter(|c| at(c, "/status") == "True")
+        .map_or("-", |c| at(c, "/reason"));
     let mut row = vec![
         at(h, "/metadata/name").to_owned(),
         ready.map_or("Unknown", |c| at(c, "/status")).to_owned(),
@@ -186,13 +225,23 @@ fn host_row(h: &Value, wide: bool, now: Timestamp) -> Vec<String> {
         short_revision(at(h, "/status/desiredRevision")),
         short_path(at(h, "/status/runningClosure")),
         drift.to_owned(),
-        ready.map_or_else(|| "-".to_owned(), |c| age(at(c, "/lastTransitionTime"), now)),
+        ready.map_or_else(
+            || "-".to_owned(),
+            |c| age(at(c, "/lastTransitionTime"), now),
+        ),
     ];
     if wide {
         row.push(or_dash(at(h, "/status/outcome")));
         row.push(short_revision(at(h, "/status/appliedRevision")));
         row.push(short_path(at(h, "/status/bootDefaultClosure")));
-        row.push(ready.map_or("-", |c| at(c, "/message")).lines().next().unwrap_or_default().to_owned());
+        row.push(
+            ready
+                .map_or("-", |c| at(c, "/message"))
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        );
     }
     row
 }
@@ -212,11 +261,16 @@ fn build_row(b: &Value, now: Timestamp) -> Vec<String> {
     let ended = at(b, "/status/endedAt");
     let failed = b.pointer("/status/failure").is_some_and(|f| !f.is_null());
     let seconds = |from: &str, to: &str| -> Option<i64> {
-        let (from, to) = (from.parse::<Timestamp>().ok()?, to.parse::<Timestamp>().ok()?);
+        let (from, to) = (
+            from.parse::<Timestamp>().ok()?,
+            to.parse::<Timestamp>().ok()?,
+        );
         Some(to.as_second() - from.as_second())
     };
     vec![
-        at(b, "/status/drv").trim_start_matches("/nix/store/").to_owned(),
+        at(b, "/status/drv")
+            .trim_start_matches("/nix/store/")
+            .to_owned(),
         match (ended, failed) {
             (_, true) => "Failed",
             ("", _) => "running",
@@ -225,6 +279,7 @@ fn build_row(b: &Value, now: Timestamp) -> Vec<String> {
         .to_owned(),
         or_dash(at(b, "/status/host")),
         age(at(b, "/status/startedAt"), now),
-        seconds(at(b, "/status/startedAt"), ended).map_or_else(|| "-".to_owned(), |s| format!("{s}s")),
+        seconds(at(b, "/status/startedAt"), ended)
+            .map_or_else(|| "-".to_owned(), |s| format!("{s}s")),
     ]
 }

@@ -21,8 +21,15 @@ enum Of {
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let Of::Build { drv } = args.of;
     let name = drv.rsplit('/').next().unwrap_or_default();
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b)) || name.contains('?') {
-        return Err(CliError::usage(format!("`{drv}` is not a derivation")).next("trueup get builds"));
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b))
+        || name.contains('?')
+    {
+        return Err(
+            CliError::usage(format!("`{drv}` is not a derivation")).next("trueup get builds")
+        );
     }
     let text = ctx.client()?.text(&format!("/v1/logs/build/{name}"))?;
     ctx.say(text.trim_end());

@@ -31,7 +31,13 @@ pub use error::{CliError, Exit};
 
 /// GitOps for fleets of NixOS hosts.
 #[derive(Debug, Parser)]
-#[command(name = "trueup", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "trueup",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     /// The controller's socket [default: /run/trueup/api.sock, then $XDG_RUNTIME_DIR/trueup/api.sock]
     #[arg(long, global = true, env = "TRUEUP_SOCKET", value_name = "PATH")]
@@ -74,7 +80,10 @@ struct Ctx<'a> {
 
 impl std::fmt::Debug for Ctx<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ctx").field("tty", &self.tty).field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Ctx")
+            .field("tty", &self.tty)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,7 +102,7 @@ impl Ctx<'_> {
 }
 
 /// The program as a function: arguments with the program's name first, results to `out`, all else to `err`.
-pub fn main_with<I, T>(args: I, out: &mut dyn Write, err: &mut dyn Write) -> Exit
+pub fn main_with<'a, I, T>(args: I, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Exit
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -102,7 +111,7 @@ where
 }
 
 /// The same, for a terminal or a pipe.
-pub fn enter<I, T>(args: I, out: &mut dyn Write, err: &mut dyn Write, tty: bool) -> Exit
+pub fn enter<'a, I, T>(args: I, out: &'a mut dyn Write, err: &'a mut dyn Write, tty: bool) -> Exit
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -114,11 +123,20 @@ where
             let text = e.render();
             let wrong = e.use_stderr();
             let to = if wrong { err } else { out };
-            let _ = if tty { write!(to, "{}", text.ansi()) } else { write!(to, "{text}") };
+            let _ = if tty {
+                write!(to, "{}", text.ansi())
+            } else {
+                write!(to, "{text}")
+            };
             return if wrong { Exit::Usage } else { Exit::Done };
         }
     };
-    let mut ctx = Ctx { out, err, tty, socket: cli.socket };
+    let mut ctx = Ctx {
+        out,
+        err,
+        tty,
+        socket: cli.socket,
+    };
     let result = dispatch(cli.verb, &mut ctx);
     let _ = ctx.out.flush();
     match result {

@@ -39,7 +39,10 @@ impl Format {
 pub(super) fn table(ctx: &mut Ctx<'_>, heads: &[&str], rows: &[Vec<String>]) {
     if ctx.tty {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(heads);
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(heads);
         for row in rows {
             table.add_row(row.iter().map(|text| match colour(text) {
                 Some(colour) => Cell::new(text).fg(colour),
@@ -51,12 +54,20 @@ pub(super) fn table(ctx: &mut Ctx<'_>, heads: &[&str], rows: &[Vec<String>]) {
     }
     // In a pipe: columns of spaces, which `awk` and `column` read alike.
     let width = |n: usize| {
-        let cells = rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count());
-        cells.chain(heads.get(n).map(|h| h.chars().count())).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|r| r.get(n))
+            .map(|c| c.chars().count());
+        cells
+            .chain(heads.get(n).map(|h| h.chars().count()))
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let padded = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let head = line(&mut heads.iter().copied());
@@ -70,44 +81,64 @@ pub(super) fn table(ctx: &mut Ctx<'_>, heads: &[&str], rows: &[Vec<String>]) {
 fn colour(text: &str) -> Option<Color> {
     match text {
         "True" | "Ready" | "Succeeded" => Some(Color::Green),
-        "False" | "Stalled" | "Failed" | "RolledBack" | "RolledBack(partial)" | "RollbackFailed" | "Unreachable" => {
-            Some(Color::Red)
-        }
-        "Drifted" | "Held" | "Suspended" | "RebootRequired" | "AwaitingConfirmation" | "RollingBack" => {
-            Some(Color::Yellow)
-        }
+        "False"
+        | "Stalled"
+        | "Failed"
+        | "RolledBack"
+        | "RolledBack(partial)"
+        | "RollbackFailed"
+        | "Unreachable" => Some(Color::Red),
+        "Drifted"
+        | "Held"
+        | "Suspended"
+        | "RebootRequired"
+        | "AwaitingConfirmation"
+        | "RollingBack" => Some(Color::Yellow),
         _ => None,
     }
 }
 
 /// Text at a JSON pointer; empty when it is not there.
 pub(super) fn at<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The items of a list.
 pub(super) fn items(list: &Value) -> &[Value] {
-    list.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    list.get("items")
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// `-` for what is not known.
 pub(super) fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// `main@sha1:7c0ffee` for a whole revision.
 pub(super) fn short_revision(text: &str) -> String {
-    text.parse::<trueup_schema::Revision>().map_or_else(|_| or_dash(text), |r| r.short())
+    text.parse::<trueup_schema::Revision>()
+        .map_or_else(|_| or_dash(text), |r| r.short())
 }
 
 /// `6xk1…-nixos-system-web-1-26.05` for a store path.
 pub(super) fn short_path(text: &str) -> String {
-    text.parse::<trueup_schema::StorePath>().map_or_else(|_| or_dash(text), |p| p.short())
+    text.parse::<trueup_schema::StorePath>()
+        .map_or_else(|_| or_dash(text), |p| p.short())
 }
 
 /// How long ago: `12s`, `3m`, `5h`, `3d`.
 pub(super) fn age(since: &str, now: Timestamp) -> String {
-    let Ok(then) = since.parse::<Timestamp>() else { return "-".to_owned() };
+    let Ok(then) = since.parse::<Timestamp>() else {
+        return "-".to_owned();
+    };
     let secs = now.as_second().saturating_sub(then.as_second()).max(0);
     match secs {
         0..=119 => format!("{secs}s"),
@@ -178,7 +209,9 @@ fn inline(value: &Value) -> String {
 /// YAML as well.
 fn scalar(text: &str) -> String {
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-@+".contains(c));
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-@+".contains(c));
     let meaning = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     if word && !meaning.contains(&text.to_ascii_lowercase().as_str()) {
         text.to_owned()

@@ -72,7 +72,12 @@ fn wait(
     loop {
         let mut still = Vec::new();
         for id in open {
-            if at(&client.get(&format!("/v1/nudges/{id}"))?, "/status/handledAt").is_empty() {
+            if at(
+                &client.get(&format!("/v1/nudges/{id}"))?,
+                "/status/handledAt",
+            )
+            .is_empty()
+            {
                 still.push(id);
             }
         }
@@ -80,7 +85,9 @@ fn wait(
         let list = client.get("/v1/hosts")?;
         let asked: Vec<&Value> = items(&list)
             .iter()
-            .filter(|h| hosts.is_empty() || hosts.iter().any(|n| n.as_str() == at(h, "/metadata/name")))
+            .filter(|h| {
+                hosts.is_empty() || hosts.iter().any(|n| n.as_str() == at(h, "/metadata/name"))
+            })
             .collect();
         for host in &asked {
             progress(host, &mut told, ctx);
@@ -91,7 +98,9 @@ fn wait(
         }
         if start.elapsed() >= limit {
             let secs = limit.as_secs();
-            ctx.note(format_args!("not decided after {secs} s; the work goes on: trueup get hosts --watch"));
+            ctx.note(format_args!(
+                "not decided after {secs} s; the work goes on: trueup get hosts --watch"
+            ));
             return Ok(Exit::TimedOut);
         }
         std::thread::sleep(LOOK);
@@ -121,7 +130,11 @@ fn verdict(host: &Value) -> Verdict {
 
 fn progress(host: &Value, told: &mut BTreeMap<String, String>, ctx: &mut Ctx<'_>) {
     let name = at(host, "/metadata/name");
-    let now = format!("{} {}", at(host, "/status/phase"), at(host, "/status/detail"));
+    let now = format!(
+        "{} {}",
+        at(host, "/status/phase"),
+        at(host, "/status/detail")
+    );
     if told.get(name).is_none_or(|before| *before != now) {
         ctx.note(format_args!("{name}: {}", now.trim()));
         told.insert(name.to_owned(), now);
@@ -132,15 +145,32 @@ fn end(hosts: &[&Value], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
     for (host, verdict) in hosts.iter().zip(verdicts) {
         let name = at(host, "/metadata/name");
         if *verdict == Verdict::Good {
-            ctx.say(format_args!("{name}  Ready  {}", short_revision(at(host, "/status/appliedRevision"))));
+            ctx.say(format_args!(
+                "{name}  Ready  {}",
+                short_revision(at(host, "/status/appliedRevision"))
+            ));
             continue;
         }
-        let why = condition(host, "Ready").map_or("", |c| at(c, "/message")).lines().next().unwrap_or_default();
+        let why = condition(host, "Ready")
+            .map_or("", |c| at(c, "/message"))
+            .lines()
+            .next()
+            .unwrap_or_default();
         let outcome = at(host, "/status/outcome");
-        let state = if outcome.is_empty() || outcome == "Succeeded" { at(host, "/status/phase") } else { outcome };
-        ctx.say(format_args!("{name}  {state}  {why}  (trueup describe host/{name})"));
+        let state = if outcome.is_empty() || outcome == "Succeeded" {
+            at(host, "/status/phase")
+        } else {
+            outcome
+        };
+        ctx.say(format_args!(
+            "{name}  {state}  {why}  (trueup describe host/{name})"
+        ));
     }
-    if verdicts.contains(&Verdict::Bad) { Exit::Failed } else { Exit::Done }
+    if verdicts.contains(&Verdict::Bad) {
+        Exit::Failed
+    } else {
+        Exit::Done
+    }
 }
 
 #[cfg(test)]
@@ -148,15 +178,35 @@ mod tests {
     use super::*;
 
     fn host(phase: &str, conditions: &[(&str, &str)], desired: &str, applied: &str) -> Value {
-        let conditions: Vec<_> = conditions.iter().map(|(k, s)| json!({"type": k, "status": s})).collect();
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(k, s)| json!({"type": k, "status": s}))
+            .collect();
         json!({"status": {"phase": phase, "conditions": conditions, "desiredRevision": desired, "appliedRevision": applied}})
     }
 
     #[test]
     fn a_host_that_is_ready_for_an_older_revision_is_not_done() {
-        assert_eq!(verdict(&host("Ready", &[("Ready", "True")], "b", "b")), Verdict::Good);
-        assert_eq!(verdict(&host("Building", &[("Ready", "True")], "b", "a")), Verdict::Open);
-        assert_eq!(verdict(&host("Stalled", &[("Ready", "False"), ("Stalled", "True")], "b", "a")), Verdict::Bad);
-        assert_eq!(verdict(&host("Unreachable", &[("Ready", "Unknown")], "b", "a")), Verdict::Bad);
+        assert_eq!(
+            verdict(&host("Ready", &[("Ready", "True")], "b", "b")),
+            Verdict::Good
+        );
+        assert_eq!(
+            verdict(&host("Building", &[("Ready", "True")], "b", "a")),
+            Verdict::Open
+        );
+        assert_eq!(
+            verdict(&host(
+                "Stalled",
+                &[("Ready", "False"), ("Stalled", "True")],
+                "b",
+                "a"
+            )),
+            Verdict::Bad
+        );
+        assert_eq!(
+            verdict(&host("Unreachable", &[("Ready", "Unknown")], "b", "a")),
+            Verdict::Bad
+        );
     }
 }

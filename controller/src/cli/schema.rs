@@ -19,8 +19,10 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Done);
     };
-    let same = |k: &&Kind| k.word().eq_ignore_ascii_case(&asked);
-    let Some(kind) = Kind::ALL.iter().find(same) else {
+    let Some((_, kind)) = Kind::WORDS
+        .iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(&asked))
+    else {
         let words: Vec<&str> = json_schema::KINDS.iter().map(|k| k.word()).collect();
         let error = CliError::usage(format!("there is no kind `{asked}`"));
         return Err(match crate::settings::nearest(&asked, &words) {
@@ -28,7 +30,8 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
             None => error.next(format!("kinds: {}", words.join(", "))),
         });
     };
-    let text = json_schema::text(*kind).ok_or_else(|| CliError::not_yet(&format!("the kind {}", kind.word())))?;
+    let text = json_schema::text(*kind)
+        .ok_or_else(|| CliError::not_yet(&format!("the kind {}", kind.word())))?;
     ctx.say(text.trim_end());
     Ok(Exit::Done)
 }

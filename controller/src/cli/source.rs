@@ -28,15 +28,23 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let client = ctx.client()?;
     if let Some(Verb::Accept { sha1 }) = args.verb {
         client.post("/v1/source/accept", &json!({ "sha1": sha1 }))?;
-        ctx.say(format_args!("{sha1} is accepted when the trunk's head is that commit"));
+        ctx.say(format_args!(
+            "{sha1} is accepted when the trunk's head is that commit"
+        ));
         return Ok(Exit::Done);
     }
     let source = client.get("/v1/source")?;
     if args.output.document(ctx, &source)? {
         return Ok(Exit::Done);
     }
-    ctx.say(format_args!("accepted  {}", or_dash(at(&source, "/status/accepted"))));
-    ctx.say(format_args!("head      {}", or_dash(at(&source, "/status/head"))));
+    ctx.say(format_args!(
+        "accepted  {}",
+        or_dash(at(&source, "/status/accepted"))
+    ));
+    ctx.say(format_args!(
+        "head      {}",
+        or_dash(at(&source, "/status/head"))
+    ));
     let problem = at(&source, "/status/problem/message");
     if problem.is_empty() {
         return Ok(Exit::Done);

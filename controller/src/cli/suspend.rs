@@ -40,15 +40,22 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
 }
 
 pub(super) fn resume(args: ResumeArgs, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let answer = ctx.client()?.post("/v1/resume", &json!({ "host": args.host }))?;
+    let answer = ctx
+        .client()?
+        .post("/v1/resume", &json!({ "host": args.host }))?;
     let is = |field: &str| answer.get(field).and_then(Value::as_bool) == Some(true);
     let host = &args.host;
     match (is("resumed"), is("suspendedByGit")) {
         (true, false) => ctx.say(format_args!("{host} is resumed")),
         (false, false) => ctx.say(format_args!("{host} was not suspended")),
         (resumed, true) => {
-            let done = if resumed { "the command's suspension is lifted; " } else { "" };
-            let message = format!("{done}{host} stays suspended: its manifest says `suspend: true`");
+            let done = if resumed {
+                "the command's suspension is lifted; "
+            } else {
+                ""
+            };
+            let message =
+                format!("{done}{host} stays suspended: its manifest says `suspend: true`");
             return Err(CliError::failed(message).next("change it in the fleet's repository"));
         }
     }

@@ -21,14 +21,21 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let files = files(&folder(&args.dir))?;
-    let style = if ctx.tty { Style::Coloured } else { Style::Plain };
+    let style = if ctx.tty {
+        Style::Coloured
+    } else {
+        Style::Plain
+    };
     match manifest::resolve(&files) {
         Ok(fleet) => {
             let names = match fleet.hosts.len() {
                 1 => "1 host".to_owned(),
                 n => format!("{n} hosts"),
             };
-            ctx.say(format_args!("{} files, {names}: no problem found", files.len()));
+            ctx.say(format_args!(
+                "{} files, {names}: no problem found",
+                files.len()
+            ));
             Ok(Exit::Done)
         }
         Err(problems) => {
@@ -44,7 +51,11 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
 /// `DIR/fleet` where it is there, else `DIR`.
 fn folder(dir: &Path) -> PathBuf {
     let inner = dir.join("fleet");
-    if inner.is_dir() { inner } else { dir.to_owned() }
+    if inner.is_dir() {
+        inner
+    } else {
+        dir.to_owned()
+    }
 }
 
 /// All YAML files below, by their paths.
@@ -54,17 +65,24 @@ pub(super) fn files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, CliError> {
     found.sort();
     if found.is_empty() {
         let message = format!("no manifest (*.yaml) in {}", dir.display());
-        return Err(CliError::usage(message).next("trueup validate DIR, with DIR the fleet's repository"));
+        return Err(
+            CliError::usage(message).next("trueup validate DIR, with DIR the fleet's repository")
+        );
     }
     found
         .into_iter()
         .map(|path| {
             let fail = |why: String| CliError::failed(format!("reading {}: {why}", path.display()));
-            let len = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?.len();
+            let len = std::fs::metadata(&path)
+                .map_err(|e| fail(e.to_string()))?
+                .len();
             if len > FILE_MAX {
                 return Err(fail(format!("larger than {FILE_MAX} bytes")));
             }
-            Ok((path.display().to_string(), std::fs::read(&path).map_err(|e| fail(e.to_string()))?))
+            Ok((
+                path.display().to_string(),
+                std::fs::read(&path).map_err(|e| fail(e.to_string()))?,
+            ))
         })
         .collect()
 }

@@ -1,0 +1,244 @@
+//! `trueup run`: opens the database, makes the edges, and runs the engine until it is told to stop. Wiring only.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::future::LocalBoxFuture;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use trueup_engine::ports::Signer as _;
+use trueup_engine::{Crash, Engine, EngineError, Ports, WAKES, Wake};
+
+use crate::api;
+use crate::edge::db::{OpenError, SqliteDb};
+use crate::edge::keys::{FleetKey, KeyError, StoreKey};
+use crate::edge::nix::{Nix, NixSettings};
+use crate::edge::source::{Credentials, GitSource, SourceSettings};
+use crate::edge::ssh::{SshHosts, SshSettings};
+use crate::edge::tokio_rt::TokioRt;
+use crate::settings::Settings;
+
+/// What programs that we start get of our environment, and nothing else.
+const PASSED_ON: [&str; 10] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "XDG_RUNTIME_DIR",
+    "NIX_SSL_CERT_FILE",
+    "NIX_REMOTE",
+];
+/// Ends the process at a named point of the engine, for tests of crashes.
+const CRASH_AT: &str = "TRUEUP_CRASH_AT";
+/// Nix' name for the store that it chooses itself.
+const AUTO: &str = "auto";
+
+/// Why the controller does not run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The runtime or a folder.
+    #[error("{attempt}: {source}")]
+    System {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] OpenError),
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The API.
+    #[error(transparent)]
+    Api(#[from] api::ServeError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file that the settings name.
+    #[error("reading {}, which trueup.yaml names: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+fn system(attempt: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |source| RunError::System { attempt, source }
+}
+
+/// Runs until SIGTERM or SIGINT. Stopping is a crash that was announced: whatever is under way goes on from the
+/// database and from what the hosts report.
+pub fn run(settings: &Settings) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("starting the runtime"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, serve(settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), RunError> {
+    let db = SqliteDb::open(&settings.db_folder())?;
+    let (wake, wakes) = mpsc::channel(WAKES);
+    let term = db.term();
+    let ports = ports(settings, &db).await?;
+    let server = api::serve(
+        &settings.socket,
+        api::State {
+            db,
+            fence: term,
+            // Full means that the engine has yet to read what all of these tell it to read.
+            wake: Arc::new(move |w: Wake| drop(wake.try_send(w))),
+            logs_dir: settings.logs_dir(),
+        },
+    )?;
+    tracing::info!(
+        repository = %settings.repository.url, socket = %settings.socket.display(), term = term.0,
+        "trueup {} runs", env!("CARGO_PKG_VERSION"),
+    );
+    let engine = Engine::run(ports, engine_settings(settings, term), wakes);
+    let mut term_signal = signal(SignalKind::terminate()).map_err(system("waiting for signals"))?;
+    let mut int_signal = signal(SignalKind::interrupt()).map_err(system("waiting for signals"))?;
+    let ended = tokio::select! {
+        ended = engine => ended.map_err(RunError::from),
+        _ = term_signal.recv() => Ok(()),
+        _ = int_signal.recv() => Ok(()),
+    };
+    server.stop();
+    ended
+}
+
+fn engine_settings(
+    settings: &Settings,
+    fence: trueup_engine::ports::Fence,
+) -> trueup_engine::Settings {
+    trueup_engine::Settings {
+        fence,
+        poll_interval: settings.repository.interval,
+        max_builds: settings.limits.builds as usize,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..trueup_engine::Settings::default()
+    }
+}
+
+fn environment() -> BTreeMap<String, OsString> {
+    let var = |name: &str| Some((name.to_owned(), std::env::var_os(name)?));
+    PASSED_ON.iter().filter_map(|name| var(name)).collect()
+}
+
+/// Where the hub's store keeps its roots: a store in a folder has them below that folder.
+fn roots_of(store: &str) -> PathBuf {
+    let base = if store.starts_with('/') {
+        Path::new(store)
+    } else {
+        Path::new("/")
+    };
+    base.join("nix/var/nix/gcroots/trueup")
+}
+
+async fn ports(settings: &Settings, db: &SqliteDb) -> Result<Ports, RunError> {
+    let keys = settings.state_dir.join("keys");
+    let key = FleetKey::load_or_make(&keys)?;
+    let store_key = if settings.signing_key_file.exists() {
+        StoreKey::load(&settings.signing_key_file)?
+    } else {
+        StoreKey::load_or_make(&keys, "trueup-1")?
+    };
+    let hub = (settings.hub_store != AUTO).then(|| settings.hub_store.clone());
+    let env = environment();
+    let nix_config = std::env::var("NIX_CONFIG").unwrap_or_default();
+    let nix = Nix::new(NixSettings {
+        program: settings.nix_program.clone(),
+        store: hub.clone(),
+        env: env.clone(),
+        config: nix_config.clone(),
+        state: settings.state_dir.clone(),
+        roots: roots_of(&settings.hub_store),
+        evaluation_memory: settings.limits.evaluation_memory_mib << 20,
+        evaluation_wall: settings.limits.evaluation_timeout,
+        evaluations: settings.limits.evaluations as usize,
+        build_silence: settings.limits.build_silence,
+        signing_key: store_key.file,
+    });
+    let mut ssh_env = env;
+    let config = format!("extra-experimental-features = nix-command flakes\n{nix_config}");
+    ssh_env.insert("NIX_CONFIG".to_owned(), config.into());
+    let hosts = SshHosts::new(SshSettings {
+        ssh: "ssh".into(),
+        nix: settings.nix_program.clone(),
+        env: ssh_env,
+        identity: settings.ssh_identity_file.clone(),
+        config: settings.ssh_config_file.clone(),
+        run_dir: settings.state_dir.join("ssh"),
+        hub,
+        agents: settings.agent_packages.clone(),
+        pin: key.cluster(),
+    })
+    .map_err(system("making the folder for ssh's sockets"))?;
+    let nix = Rc::new(nix);
+    Ok(Ports {
+        db: Rc::new(db.clone()),
+        source: Rc::new(source(settings)?),
+        evaluator: nix.clone(),
+        builder: nix.clone(),
+        publisher: nix,
+        hosts: Rc::new(hosts),
+        signer: Rc::new(key),
+        rt: Rc::new(TokioRt::new()),
+        crash: Rc::new(CrashAt(std::env::var(CRASH_AT).ok())),
+    })
+}
+
+fn source(settings: &Settings) -> Result<GitSource, RunError> {
+    let repository = &settings.repository;
+    let read = |path: &Option<PathBuf>| match path {
+        None => Ok(None),
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(source) => Err(RunError::Read {
+                path: path.clone(),
+                source,
+            }),
+        },
+    };
+    let known = read(&repository.credentials.known_hosts_file)?.unwrap_or_default();
+    let token = read(&repository.credentials.token_file)?;
+    Ok(GitSource::new(SourceSettings {
+        url: repository.url.clone(),
+        branch: repository.branch.clone(),
+        fleet: repository.path.clone(),
+        state: settings.state_dir.clone(),
+        credentials: Credentials {
+            ssh_key: repository.credentials.ssh_key_file.clone(),
+            known_hosts: known.lines().map(str::to_owned).collect(),
+            user: repository.credentials.username.clone(),
+            token: token.map(|t| t.trim().to_owned()),
+        },
+        read: |files| {
+            trueup_schema::manifest::resolve(files)
+                .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+        },
+    }))
+}
+
+/// Ends the process where a test said so, as `kill -9` would.
+#[derive(Debug)]
+struct CrashAt(Option<String>);
+
+impl Crash for CrashAt {
+    fn at(&self, point: &'static str) -> LocalBoxFuture<'static, ()> {
+        if self.0.as_deref() == Some(point) {
+            std::process::abort();
+        }
+        Box::pin(std::future::ready(()))
+    }
+}
