@@ -20,6 +20,8 @@ use crate::{AgentError, deadman, resume};
 
 /// How often the confirmation is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// After an error that remains, before the unit starts this anew.
+const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// Digests kept in quarantine for each component; the oldest go first.
 const MAX_QUARANTINE: usize = 64;
 
@@ -92,11 +94,11 @@ pub fn drive(ctx: &Context, journal: &mut Journal) -> Result<(), AgentError> {
                 deadman::clean(&ctx.layout, ctx.order());
                 return Ok(());
             }
-            step => {
-                if !run.step(step)? {
-                    return Ok(());
-                }
-            }
+            step => match run.step(step) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(e) => run.give_up(e)?,
+            },
         }
     }
 }
@@ -176,6 +178,42 @@ impl Run<'_> {
             Step::Done => {}
         }
         Ok(true)
+    }
+
+    /// A step could not be done: end, go back or say so, but never try the same thing for ever. An error that
+    /// remains ends this process after a pause; its unit starts it again, and the dead-man stands behind it.
+    fn give_up(&mut self, error: AgentError) -> Result<(), AgentError> {
+        eprintln!("trueup-agent: {error}");
+        let (message, phase) = (error.to_string(), self.state().phase);
+        let done = match phase {
+            Phase::Accepted | Phase::Staged | Phase::Recorded => self.refuse(Refusal {
+                outcome: Outcome::Failed,
+                stage: Stage::Preflight,
+                message,
+                evidence: false,
+            }),
+            Phase::Armed | Phase::Applying | Phase::Awaiting => {
+                self.append(Event::RollingBack(Fault {
+                    stage: Stage::Activate,
+                    message,
+                    evidence: false,
+                    failed_units: Vec::new(),
+                }))
+            }
+            Phase::Committing | Phase::ProfileSet | Phase::BootAsked => self.end(End {
+                outcome: Outcome::BootNotCommitted,
+                stage: Some(Stage::Boot),
+                message: Some(message),
+                evidence: false,
+                differs: Vec::new(),
+                restart_debt: Vec::new(),
+            }),
+            Phase::RollingBack | Phase::Rebooted | Phase::Ended => Err(error),
+        };
+        if done.is_err() {
+            thread::sleep(GIVE_UP_PAUSE);
+        }
+        done
     }
 
     fn stage(&mut self) -> Result<(), AgentError> {

@@ -13,6 +13,7 @@ pub mod confirm;
 pub mod deadman;
 pub mod exec;
 pub mod files;
+pub mod health;
 pub mod journal;
 pub mod judge;
 pub mod offer;

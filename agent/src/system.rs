@@ -17,7 +17,7 @@ use crate::component::{Applied, Committed, Component, Context, Refusal, Verified
 use crate::exec::{self, ExecError};
 use crate::files::{self, FileError, Layout};
 use crate::units::{self, Unit, Units};
-use crate::{AgentError, boot, judge, preflight};
+use crate::{AgentError, boot, health, judge, preflight};
 
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
@@ -256,7 +256,13 @@ impl Component for SystemComponent {
         let before = recorded_units(ctx)?;
         let mut harmed = judge::harmed(&before, &units::snapshot()?, &self.goal.failed_units);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
-            return Ok(None);
+            let said = health::failing(&self.goal.health, &self.target());
+            return Ok(said.map(|message| Fault {
+                stage: Stage::Judge,
+                message,
+                evidence: true,
+                failed_units: Vec::new(),
+            }));
         }
         harmed.truncate(MAX_NAMED);
         for unit in &mut harmed {
