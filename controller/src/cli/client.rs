@@ -76,6 +76,8 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "trueup")
+            // One request, one connection: else both sides would wait for a next one.
+            .header("connection", "close")
             .header("content-type", "application/json")
             .body(Full::new(
                 body.map(|b| Bytes::from(b.to_string())).unwrap_or_default(),
