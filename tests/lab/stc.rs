@@ -26,7 +26,7 @@ struct Bench {
 }
 
 const VERBS: [&str; 5] = ["test", "switch", "boot", "dry-activate", "check"];
-const SLOW: Duration = Duration::from_secs(20);
+const SLOW: Duration = Duration::from_secs(30);
 
 impl Bench {
     fn up() -> Option<Bench> {
@@ -656,6 +656,74 @@ fn the_way_back_leaves_out_what_the_real_one_leaves_out() {
     assert_eq!(b.host().sh(&stc(&broken, "test")).code, 4);
     let ssh = b.host().ssh(&["true"]).code;
     assert_eq!(ssh, 255, "nobody can log in");
+}
+
+/// Runs a variant in a unit of its own, with the base after it, as nobody can log in in between.
+fn there_and_back(b: &Bench, variant: &str, port_in_between: Option<u16>) {
+    let top = b.top(variant, &[]);
+    // long enough to be seen from outside on a busy machine
+    let both = format!(
+        "{}; echo $? >/run/there; sleep 13; {}; echo $? >/run/back",
+        stc(&top, "test"),
+        stc(&b.a, "test")
+    );
+    b.host()
+        .read(&["systemd-run", "--collect", "--unit=both", "sh", "-c", &both]);
+    // a connection, not a login: a login that is under way when the cable dies goes on when it is back
+    let place = format!("{}:{}", b.host().address, b.host().port);
+    let place: std::net::SocketAddr = place.parse().unwrap();
+    let refused = || std::net::TcpStream::connect_timeout(&place, Duration::from_secs(1)).is_err();
+    wait(SLOW, || refused().then_some(())).unwrap_or_else(|| panic!("{variant}: still there"));
+    if let Some(port) = port_in_between {
+        wait(Duration::from_secs(8), || {
+            (b.host().ssh_port(port, &["true"]).code == 0).then_some(())
+        })
+        .unwrap_or_else(|| panic!("{variant}: not at {port}"));
+    }
+    wait(SLOW, || (!refused()).then_some(())).unwrap_or_else(|| panic!("{variant}: never back"));
+    let codes = wait(SLOW, || {
+        let output = b.host().ssh(&["cat", "/run/there", "/run/back"]);
+        (output.code == 0).then_some(output.stdout)
+    });
+    let there = if variant == "sshd-broken" { 4 } else { 0 };
+    assert_eq!(codes, Some(format!("{there}\n0\n")), "{variant}");
+    b.host().read(&["rm", "/run/there", "/run/back"]);
+}
+
+#[test]
+fn closures_that_cut_the_host_off_end_like_good_ones_and_the_base_brings_it_back() {
+    let Some(b) = Bench::up() else { return };
+    for variant in ["sshd-broken", "sshd-gone", "network-off"] {
+        there_and_back(&b, variant, None);
+    }
+    there_and_back(&b, "sshd-moved", Some(2222));
+}
+
+#[test]
+fn a_start_that_hangs_holds_the_run_until_its_unit_is_stopped() {
+    let Some(b) = Bench::up() else { return };
+    let top = b.top("start-hangs", &[]);
+    b.host().read(&[
+        "systemd-run",
+        "--collect",
+        "--unit=act",
+        &format!("{top}/bin/switch-to-configuration"),
+        "test",
+    ]);
+    wait(SLOW, || {
+        (b.is("hangs.service") == "activating").then_some(())
+    })
+    .expect("it is being started");
+    assert_eq!(b.run(&b.a, "test").code, 11, "the lock is held meanwhile");
+    b.host().read(&["systemctl", "stop", "act.service"]);
+    let files = b.host().read(&["ls", "/run/nixos"]);
+    assert_eq!(files, "start-list\nswitch-to-configuration.lock");
+    let run = b.back();
+    assert_eq!(
+        said(&run),
+        ["stopping the following units: hangs.service"],
+        "nothing had to be cancelled"
+    );
 }
 
 #[test]
