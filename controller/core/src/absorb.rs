@@ -248,6 +248,7 @@ pub fn replied(
     match reply {
         OfferReply::Begun { .. } => {
             m.attempted_revision = Some(claim.revision.clone());
+            m.begun = Some(claim.order);
             m.needs = None;
             let text = format!("activating {}", claim.closure.short());
             out.notes

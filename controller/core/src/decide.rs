@@ -404,7 +404,7 @@ fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
         format!("offering {}", claim.closure.short()),
     );
     let offered = attempt.is_some_and(|a| a.order == claim.order);
-    let begun = !offered && greatest >= Some(claim.order);
+    let begun = m.begun == Some(claim.order) || (!offered && greatest >= Some(claim.order));
     let other = matches!(t.view.evaluation, Work::Done(w) if w.digest != claim.digest);
     let gone = greatest > Some(claim.order) || (!begun && t.now >= claim.expires_at);
     // A claim that was not begun gives way to a newer goal and to a suspension, but only when the host itself says

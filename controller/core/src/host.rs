@@ -33,6 +33,8 @@ pub struct Memory {
     pub not_before: Option<Timestamp>,
     /// The greatest order that was allocated for this host.
     pub order: Order,
+    /// The order that the host said it began: only its reports tell how that goes on.
+    pub begun: Option<Order>,
     /// Attempts per goal, by the digest of `system`.
     pub tries: BTreeMap<Digest, Tries>,
     /// Goals that are not tried again, and why.
