@@ -133,7 +133,7 @@ mod tests {
             host: format!("h{n}").parse().unwrap(),
             labels: [("role".to_owned(), role.to_string())].into(),
             revision: Revision::new("main", &"a".repeat(40)).unwrap(),
-            nudged: n % 5 == 0,
+            nudged: n.is_multiple_of(5),
             since: Timestamp::UNIX_EPOCH,
         }
     }

@@ -117,7 +117,7 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
         || at.running.as_ref() == Some(&wanted.closure);
     let show = |p: &Option<StorePath>| p.as_ref().map_or("nothing".to_owned(), StorePath::short);
     let profile = at.profile.as_ref() == Some(&wanted.closure);
-    if !same && !(chosen && profile) {
+    if !(same || chosen && profile) {
         return Runs::Drifted(format!(
             "runs {}, should run {}",
             show(&at.running),

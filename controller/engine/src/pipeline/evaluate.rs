@@ -11,7 +11,7 @@ use trueup_schema::status::{Reason, Severity, Subject};
 use trueup_schema::wire::system_digest;
 use trueup_schema::{ErrorClass, HostName, Revision};
 
-use crate::ports::{EvalFailure, EvalWant, Evaluated};
+use crate::ports::{EvalFailure, EvalWant, Evaluated, Tree};
 use crate::record::EvaluationRecord;
 use crate::state::{Shared, note, put};
 
@@ -27,33 +27,9 @@ pub(crate) fn wanted(e: &Evaluated, manifest: &ResolvedHost) -> Wanted {
 /// Runs for ever.
 pub(crate) async fn run(sh: Rc<Shared>) {
     loop {
-        let (tree, wants, revision) = {
-            let mut state = sh.state.borrow_mut();
-            let Some(opened) = state
-                .opened
-                .clone()
-                .filter(|_| !state.eval_wants.is_empty())
-            else {
-                drop(state);
-                sh.eval_kick.notified().await;
-                continue;
-            };
-            let names = std::mem::take(&mut state.eval_wants);
-            let want = |name: &HostName| {
-                let (attribute, file) = match &opened.fleet.hosts.get(name)?.target {
-                    Target::Flake { attribute } => (attribute.clone(), None),
-                    Target::File { file, attr } => (attr.clone(), Some(file.clone())),
-                };
-                Some(EvalWant {
-                    host: name.clone(),
-                    attribute,
-                    file,
-                })
-            };
-            let wants: Vec<EvalWant> = names.iter().filter_map(want).collect();
-            let revision = opened.tree.revision.clone();
-            state.evaluating = Some(revision.clone());
-            (opened.tree.clone(), wants, revision)
+        let Some((tree, wants, revision)) = next(&sh) else {
+            sh.eval_kick.notified().await;
+            continue;
         };
         sh.crash("evaluate.start").await;
         let cut = evaluate(&sh, &tree, wants, &revision).await;
@@ -69,13 +45,34 @@ pub(crate) async fn run(sh: Rc<Shared>) {
     }
 }
 
+/// Takes all wants that wait, for the revision that is open.
+fn next(sh: &Rc<Shared>) -> Option<(Tree, Vec<EvalWant>, Revision)> {
+    let mut state = sh.state.borrow_mut();
+    let opened = state
+        .opened
+        .clone()
+        .filter(|_| !state.eval_wants.is_empty())?;
+    let names = std::mem::take(&mut state.eval_wants);
+    let want = |name: &HostName| {
+        let (attribute, file) = match &opened.fleet.hosts.get(name)?.target {
+            Target::Flake { attribute } => (attribute.clone(), None),
+            Target::File { file, attr } => (attr.clone(), Some(file.clone())),
+        };
+        let host = name.clone();
+        Some(EvalWant {
+            host,
+            attribute,
+            file,
+        })
+    };
+    let wants: Vec<EvalWant> = names.iter().filter_map(want).collect();
+    let revision = opened.tree.revision.clone();
+    state.evaluating = Some(revision.clone());
+    Some((opened.tree.clone(), wants, revision))
+}
+
 /// True if a newer revision cut it off.
-async fn evaluate(
-    sh: &Rc<Shared>,
-    tree: &crate::ports::Tree,
-    wants: Vec<EvalWant>,
-    revision: &Revision,
-) -> bool {
+async fn evaluate(sh: &Rc<Shared>, tree: &Tree, wants: Vec<EvalWant>, revision: &Revision) -> bool {
     let mut results = sh.ports.evaluator.evaluate(tree, wants);
     loop {
         let cut = Box::pin(sh.eval_cut.notified());

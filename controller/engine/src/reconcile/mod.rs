@@ -122,7 +122,7 @@ fn look(sh: &Rc<Shared>, host: &HostName) -> Option<Decision> {
         .manifest
         .depends_on
         .iter()
-        .filter(|d| !state.hosts.get(*d).is_some_and(|c| is_ready_now(c)))
+        .filter(|d| !state.hosts.get(*d).is_some_and(is_ready_now))
         .cloned()
         .collect();
     let view = HostView {
