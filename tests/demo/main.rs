@@ -2,6 +2,9 @@
 //! Every verdict is read from the hosts themselves; trueup's own word is only shown beside it.
 //! `cargo xtask demo` builds what this needs and starts it.
 
+#[allow(dead_code, clippy::unwrap_used, reason = "the lab tests' own")]
+#[path = "../lab/closures.rs"]
+mod closures;
 #[allow(dead_code, reason = "the lab tests use all of it")]
 #[path = "../lab/harness.rs"]
 mod harness;

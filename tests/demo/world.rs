@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use trueup_fixtures::fleet::{self, HostAt};
 
+use crate::closures::Closures;
 use crate::harness::{self, Host, Lab};
 use crate::{CONVERGED_MAX, HOSTS};
 
@@ -26,6 +27,11 @@ type Change<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 impl World {
     pub fn start(lab: Lab) -> Result<Self> {
+        // As an installer leaves a machine: some closure runs, boots, and is its first generation.
+        let installer = Closures::of(&lab, "demo", &HOSTS);
+        for name in HOSTS {
+            installer.install(lab.host(name), "base", &[]);
+        }
         let dir = tempfile::Builder::new().prefix("trueup-demo-").tempdir()?;
         let at = HOSTS
             .iter()

@@ -143,7 +143,7 @@ pub(super) async fn describe<D: Db>(state: &State<D>, name: &HostName) -> Result
 
 pub(super) async fn revisions<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
     let (rev, mut records) = all::<D, RevisionRecord>(state, REVISIONS).await?;
-    records.sort_by(|a, b| b.seen_at.cmp(&a.seen_at));
+    records.sort_by_key(|r| std::cmp::Reverse(r.seen_at));
     let items = records
         .iter()
         .map(|r| envelope("Revision", r.revision.sha1(), r));
@@ -152,7 +152,7 @@ pub(super) async fn revisions<D: Db>(state: &State<D>) -> Result<Value, ApiError
 
 pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
     let (rev, mut records) = all::<D, BuildRecord>(state, BUILDS).await?;
-    records.sort_by(|a, b| b.started_at.cmp(&a.started_at));
+    records.sort_by_key(|r| std::cmp::Reverse(r.started_at));
     let items = records
         .iter()
         .map(|r| envelope("Build", hash_of(r.drv.as_str()), r));
