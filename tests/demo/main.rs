@@ -138,7 +138,7 @@ fn bad_merge(world: &mut World) -> Result<()> {
         "web-2's boot default has moved"
     );
     ensure!(
-        host.unit("ssh.service", "ActiveState") == "active",
+        host.unit("sshd.service", "ActiveState") == "active",
         "web-2's sshd does not run"
     );
     world.show(&["describe", "host/web-2"])
