@@ -38,6 +38,8 @@ const PASSED_ON: [&str; 10] = [
 const CRASH_AT: &str = "TRUEUP_CRASH_AT";
 /// Nix' name for the store that it chooses itself.
 const AUTO: &str = "auto";
+/// What hosts' `trusted-public-keys` call the key that is made at first start.
+const STORE_KEY_NAME: &str = "trueup-1";
 
 /// Why the controller does not run (any more).
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,15 @@ pub enum RunError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A key that a person gave is not replaced by one that no host trusts.
+    #[error(
+        "signing.keyFile is {p}, which is not there: make it (nix key generate-secret --key-name NAME-1 > {p}; chmod 600 {p}), \
+         or leave signing.keyFile out, for a key of trueup's own", p = path.display()
+    )]
+    NoSigningKey {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// A file that the settings name.
     #[error("reading {}, which trueup.yaml names: {source}", path.display())]
     Read {
@@ -70,6 +81,14 @@ pub enum RunError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+impl RunError {
+    /// The settings are wrong, as opposed to the world.
+    #[must_use]
+    pub fn is_settings(&self) -> bool {
+        matches!(self, Self::NoSigningKey { .. } | Self::Read { .. })
+    }
 }
 
 fn system(attempt: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
@@ -148,10 +167,12 @@ fn roots_of(store: &str) -> PathBuf {
 async fn ports(settings: &Settings, db: &SqliteDb) -> Result<Ports, RunError> {
     let keys = settings.state_dir.join("keys");
     let key = FleetKey::load_or_make(&keys)?;
-    let store_key = if settings.signing_key_file.exists() {
-        StoreKey::load(&settings.signing_key_file)?
-    } else {
-        StoreKey::load_or_make(&keys, "trueup-1")?
+    let store_key = match &settings.signing_key_file {
+        Some(file) if !file.exists() => {
+            return Err(RunError::NoSigningKey { path: file.clone() });
+        }
+        Some(file) => StoreKey::load(file)?,
+        None => StoreKey::load_or_make(&keys, STORE_KEY_NAME)?,
     };
     let hub = (settings.hub_store != AUTO).then(|| settings.hub_store.clone());
     let env = environment();

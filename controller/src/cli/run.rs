@@ -40,8 +40,11 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     };
     let settings = settings::load(args.config.as_deref(), &overrides)?;
     log(&args.log)?;
-    crate::run::run(&settings).map_err(|e| CliError::failed(e.to_string()))?;
-    Ok(Exit::Done)
+    match crate::run::run(&settings) {
+        Ok(()) => Ok(Exit::Done),
+        Err(e) if e.is_settings() => Err(CliError::usage(e.to_string())),
+        Err(e) => Err(CliError::failed(e.to_string())),
+    }
 }
 
 /// To standard error: for people on a terminal, one JSON object a line otherwise.
