@@ -71,6 +71,9 @@ pub fn reported(
     if let (Some(claim), Some(a)) = (claim, &report.attempt)
         && a.order == claim.order
     {
+        if a.state != AttemptState::Offered {
+            begun(m, claim, now, &mut out);
+        }
         if a.state == AttemptState::Ended {
             ended(m, claim, a, now, seed, &mut out);
         } else {
@@ -104,6 +107,23 @@ pub fn reported(
     out
 }
 
+/// The host began this claim's attempt, by its reply or, if that was lost, by its first report. Counts once.
+fn begun(m: &mut Memory, claim: &Claim, now: Timestamp, out: &mut Effects) {
+    if m.begun == Some(claim.order) {
+        return;
+    }
+    m.begun = Some(claim.order);
+    m.attempted_revision = Some(claim.revision.clone());
+    m.needs = None;
+    m.retry = false;
+    if claim.correction {
+        m.corrections.push(now);
+    }
+    let text = format!("activating {}", claim.closure.short());
+    out.notes
+        .push(note(Severity::Info, Reason::ActivationStarted, text));
+}
+
 fn ended(
     m: &mut Memory,
     claim: &Claim,
@@ -117,7 +137,6 @@ fn ended(
     if m.ended.as_ref().is_some_and(|e| e.order == a.order) {
         return;
     }
-    m.attempted_revision = Some(claim.revision.clone());
     let outcome = a.outcome.unwrap_or(Outcome::Failed);
     let mut message = a.message.clone().unwrap_or_else(|| outcome.to_string());
     if !a.failed_units.is_empty() {
@@ -246,14 +265,7 @@ pub fn replied(
     m.not_before = None;
     m.tried_at = Some(now);
     match reply {
-        OfferReply::Begun { .. } => {
-            m.attempted_revision = Some(claim.revision.clone());
-            m.begun = Some(claim.order);
-            m.needs = None;
-            let text = format!("activating {}", claim.closure.short());
-            out.notes
-                .push(note(Severity::Info, Reason::ActivationStarted, text));
-        }
+        OfferReply::Begun { .. } => begun(m, claim, now, &mut out),
         OfferReply::Need { paths } => {
             // Copying disturbs nobody: it is done without a claim, so that a slow one holds up no other host.
             m.needs = Some((claim.digest.clone(), paths.clone()));

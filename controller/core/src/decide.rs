@@ -493,9 +493,10 @@ fn drift(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report, what: &str) -> Deci
     };
     let m = t.view.memory;
     let policy = t.view.manifest.drift.policy;
-    if policy != DriftPolicy::Correct && !m.retry {
+    let asked = m.retry || m.correct;
+    if policy != DriftPolicy::Correct && !asked {
         let hint = format!(
-            "{what}; not corrected (drift.policy), `trueup reconcile --host {} --retry` does",
+            "{what}; left as it is (drift.policy). Keep it: `trueup-agent hold` on the host. Undo it: `trueup reconcile --host {}`",
             t.view.manifest.name
         );
         return t.look_or_wait(show(Phase::Stalled, State::Stalled, hint));
@@ -506,7 +507,7 @@ fn drift(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report, what: &str) -> Deci
         .copied()
         .filter(|c| *c + HOUR > t.now)
         .collect();
-    if recent.len() >= MAX_CORRECTIONS && !m.retry {
+    if recent.len() >= MAX_CORRECTIONS && !asked {
         let until = recent[0] + HOUR;
         let message = format!(
             "{what}; corrected {} times within an hour: somebody or something fights it",
@@ -669,7 +670,9 @@ fn not_again(
                 v.reboot_required.get_or_insert_with(|| e.message.clone());
                 return Some(v);
             }
-            Outcome::Superseded if t.view.manifest.drift.policy != DriftPolicy::Correct => {
+            Outcome::Superseded
+                if t.view.manifest.drift.policy != DriftPolicy::Correct && !m.correct =>
+            {
                 let mut v = t.say(
                     Phase::Stalled,
                     State::Stalled,

@@ -51,8 +51,10 @@ pub struct Memory {
     pub corrections: Vec<Timestamp>,
     /// Paths that the host said it needs for this goal.
     pub needs: Option<(Digest, Vec<StorePath>)>,
-    /// A person asked to try again: the next claim lifts the quarantine of its goal.
+    /// A person asked to try again what is quarantined: holds until an attempt began, or the host settled.
     pub retry: bool,
+    /// A person asked for this host by name: its drift is undone whatever its policy. Holds until the host settled.
+    pub correct: bool,
     /// The goal that the last offer was refused for, until goal, host or a nudge changes it.
     pub refused: Option<(Digest, Problem)>,
 }

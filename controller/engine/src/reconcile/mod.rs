@@ -64,7 +64,7 @@ fn open_nudge<'a>(state: &'a State, host: &HostName) -> Option<&'a Nudge> {
         .max_by_key(|n| n.requested_at)
 }
 
-/// A nudge ends back-off; with `retry` it also lifts the quarantine of what is wanted.
+/// A nudge ends back-off and undoes drift; with `retry` it also lifts the quarantine of what is wanted.
 fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
     let mut guard = sh.state.borrow_mut();
     let state = &mut *guard;
@@ -86,6 +86,7 @@ fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
         let m = &mut cell.record.memory;
         m.not_before = None;
         m.refused = None;
+        m.correct = true;
         if nudge.retry {
             m.retry = true;
             m.tries.clear();

@@ -36,8 +36,10 @@ pub(super) fn show(sh: &Rc<Shared>, host: &HostName, decision: &Decision) {
         cell.record.status.conditions = after;
         fill(cell, decision);
         let is_ready = trueup_core::conditions::is_ready(&cell.record.status.conditions);
-        if is_ready {
+        if decision.is_settled() {
+            // A person's word holds until it was followed, or until it is clear that it can't be.
             cell.record.memory.retry = false;
+            cell.record.memory.correct = false;
         }
         let mut same = before;
         same.next_at = cell.record.status.next_at;

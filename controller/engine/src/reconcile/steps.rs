@@ -283,10 +283,6 @@ async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         m.order = order;
         m.quarantined
             .retain(|d, _| !(claim.retry && *d == claim.digest));
-        m.retry = false;
-        if correction {
-            m.corrections.push(now);
-        }
         let ops = [
             put("claims", host.as_str(), &claim),
             put("hosts", host.as_str(), &cell.record),
