@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use futures::stream::{LocalBoxStream, StreamExt as _};
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
@@ -24,13 +25,21 @@ fn tells(path: &Path) -> bool {
     !lock && (refs || path.file_name().is_some_and(|n| n == "packed-refs"))
 }
 
+/// Opening and reading are no news: our own fetch reads the branch, and would wake itself for ever.
+fn changes(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(what) => what == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
 pub(super) fn local(path: &Path) -> LocalBoxStream<'static, ()> {
     let dir = git_dir(path);
     // One wake may wait: it tells of all that came before it.
     let (tx, rx) = mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let wakes = event.map_or(true, |e| {
-            e.need_rescan() || e.paths.iter().any(|p| tells(p))
+            e.need_rescan() || changes(e.kind) && e.paths.iter().any(|p| tells(p))
         });
         if wakes {
             let _one_waits_already = tx.try_send(());
@@ -57,6 +66,19 @@ pub(super) fn local(path: &Path) -> LocalBoxStream<'static, ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reading_the_branch_is_no_news() {
+        assert!(!changes(EventKind::Access(AccessKind::Open(
+            AccessMode::Any
+        ))));
+        assert!(!changes(EventKind::Access(AccessKind::Close(
+            AccessMode::Read
+        ))));
+        assert!(changes(EventKind::Access(AccessKind::Close(
+            AccessMode::Write
+        ))));
+    }
 
     #[test]
     fn only_what_moves_a_branch_wakes() {
