@@ -4,6 +4,7 @@
 mod db;
 mod exec;
 mod nix;
+mod nixos;
 mod source;
 
 /// A runtime as the controller has it: one thread, tasks that need not be `Send`.

@@ -1,0 +1,147 @@
+# What people write, and which assertions of ours must stop them: `refused` has a piece of each message, in no order.
+# Read by tests/edges/nixos.rs.
+let
+  key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS trueup@hub";
+  publicKey = "Y8pJRPLPUfAdF4VW8Pmh1WwAsCAlE1qsfhNGk148CdI=";
+  controller = extra: {
+    services.trueup.controller = {
+      enable = true;
+      repository.url = "https://git.example.org/fleet.git";
+    }
+    // extra;
+  };
+  agent = extra: {
+    services.openssh.enable = true;
+    services.trueup.agent = {
+      enable = true;
+      authorizedKeys = [ key ];
+    }
+    // extra;
+  };
+in
+{
+  nothing = {
+    module = { };
+    refused = [ ];
+  };
+  controller = {
+    module = controller { };
+    refused = [ ];
+  };
+  controllerWithKeys = {
+    module = controller {
+      repository = {
+        url = "ssh://git@git.example.org/fleet.git";
+        sshKeyFile = "/run/secrets/deploy-key";
+        knownHosts = [ "git.example.org ${key}" ];
+        interval = "5m";
+      };
+      ssh.keyFile = "/run/secrets/ssh-key";
+      ssh.extraConfig = "Host db-1\n  ProxyJump bastion.example.org\n";
+      signingKeyFile = "/run/secrets/store-key";
+      operators = [ "ana" ];
+      limits.builds = 4;
+      limits.evaluationMemoryMiB = 8192;
+      limits.buildSilence = "2h";
+      settings.limits.evaluations = 3;
+    };
+    refused = [ ];
+  };
+  controllerWithoutKnownHosts = {
+    module = controller { repository.url = "ssh://git@git.example.org/fleet.git"; };
+    refused = [ "knownHosts is empty" ];
+  };
+  controllerWithMuchWrong = {
+    module =
+      controller {
+        repository.url = "git://git.example.org/fleet";
+        repository.tokenFile = "/run/secrets/token";
+        repository.sshKeyFile = "/run/secrets/key";
+        hub.store = "ssh-ng://hub";
+        agentPackages = { };
+      }
+      // {
+        nix.settings.allowed-users = [ "@wheel" ];
+      };
+    refused = [
+      "use file:///…"
+      "tokenFile is for https:// only"
+      "sshKeyFile is for ssh:// only"
+      "a hub on another machine is not built yet"
+      "agentPackages is empty"
+      "allowed-users must have `trueup`"
+    ];
+  };
+  controllerOfAHiddenRepository = {
+    module = controller { repository.url = "/home/ana/fleet"; };
+    refused = [ "/home/ana/fleet is hidden" ];
+  };
+  agent = {
+    module = agent { };
+    refused = [ ];
+  };
+  agentOfAnotherUser = {
+    module = agent {
+      user = "trueup-deploy";
+      trustedPublicKeys = [ "trueup-1:${publicKey}" ];
+      controllerKeys = [ publicKey ];
+      substituters = [ "http://cache.example.org:5000" ];
+    };
+    refused = [ ];
+  };
+  agentWithMuchWrong = {
+    module = {
+      services.trueup.agent = {
+        enable = true;
+        user = "trueup-deploy";
+        controllerKeys = builtins.genList (_: publicKey) 17;
+      };
+      nix.settings.allowed-users = [ "ana" ];
+      security.sudo.enable = false;
+    };
+    refused = [
+      "services.trueup.agent: the controller comes over SSH"
+      "services.trueup.agent.authorizedKeys is empty"
+      "allowed-users must have `trueup-deploy`"
+      "trustedPublicKeys is empty"
+      "there is no sudo"
+      "16 keys at most"
+    ];
+  };
+  agentWithRootShut = {
+    module = agent { } // {
+      services.openssh.enable = true;
+      services.openssh.settings.PermitRootLogin = "no";
+      services.trueup.agent.enable = true;
+      services.trueup.agent.authorizedKeys = [ key ];
+    };
+    refused = [ "PermitRootLogin is no" ];
+  };
+  builder = {
+    module = {
+      services.openssh.enable = true;
+      services.trueup.builder = {
+        enable = true;
+        authorizedKeys = [ key ];
+        supportedFeatures = [ "kvm" ];
+      };
+    };
+    refused = [ ];
+  };
+  builderThatNobodyReaches = {
+    module.services.trueup.builder.enable = true;
+    refused = [
+      "services.trueup.builder: the hub comes over SSH"
+      "services.trueup.builder.authorizedKeys is empty"
+    ];
+  };
+  cache = {
+    module.services.trueup.cache = {
+      enable = true;
+      server = "nix-serve-ng";
+      signingKeyFile = "/run/secrets/cache-key";
+      openFirewall = true;
+    };
+    refused = [ ];
+  };
+}

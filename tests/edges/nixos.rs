@@ -1,0 +1,325 @@
+//! The NixOS modules, evaluated by NixOS' own module system: `TRUEUP_NIXPKGS=PATH`, a nixpkgs or a tree that has its
+//! `lib/` and `nixos/`. Nothing is built and no machine is started: that is nixos/tests/, for machines with KVM.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use trueup::edge::exec::{self, ExecSpec};
+
+use crate::local;
+
+/// A whole NixOS takes some seconds and 200 MB; a dozen of them in one process take their sum.
+const EVAL_WALL: Duration = Duration::from_secs(600);
+
+/// Only these have no default, since nobody can know them.
+const NEEDED: [&str; 2] = [
+    "services.trueup.cache.signingKeyFile",
+    "services.trueup.controller.repository.url",
+];
+
+fn nixos() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../nixos")
+        .canonicalize()
+        .unwrap()
+}
+
+fn nix(args: &[&str]) -> Option<exec::Exit> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|p| p.join(args[0]).is_file()) {
+        eprintln!(
+            "SKIPPED: no `{}` in PATH (cargo xtask lab env prints one)",
+            args[0]
+        );
+        return None;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut spec = ExecSpec::new(args[0], &args[1..]);
+    spec.env.insert("PATH".to_owned(), path);
+    spec.env.insert("HOME".to_owned(), home.path().into());
+    // Evaluation writes nothing, so that the store may be anybody's.
+    spec.env.insert("NIX_REMOTE".to_owned(), "dummy://".into());
+    let features = "experimental-features = nix-command flakes\n";
+    spec.env.insert("NIX_CONFIG".to_owned(), features.into());
+    spec.limits.wall = EVAL_WALL;
+    Some(local(exec::run(&spec)).unwrap())
+}
+
+fn nixpkgs() -> Option<String> {
+    let given = std::env::var("TRUEUP_NIXPKGS")
+        .ok()
+        .filter(|p| !p.is_empty());
+    if given.is_none() {
+        eprintln!("SKIPPED: TRUEUP_NIXPKGS names no nixpkgs, so NixOS' module system is not here");
+    }
+    given
+}
+
+/// `EXPRESSION` with `of`, which evaluates a module, as JSON.
+fn evaluate(expression: &str) -> Option<Value> {
+    let nixpkgs = nixpkgs()?;
+    let text = format!(
+        "let of = module: import {0}/tests/eval.nix {{ nixpkgs = {nixpkgs}; inherit module; }}; \
+         cases = import {0}/tests/cases.nix; in {expression}",
+        nixos().display()
+    );
+    let exit = nix(&["nix", "eval", "--impure", "--json", "--expr", &text])?;
+    assert!(exit.ok(), "{}", exit.err_text());
+    Some(serde_json::from_slice(&exit.stdout).unwrap())
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    let list = value.as_array().expect("a list");
+    list.iter().map(|v| v.as_str().expect("text")).collect()
+}
+
+#[test]
+fn every_nix_file_of_ours_can_be_read() {
+    let root = nixos().join("..");
+    let found = walkdir::WalkDir::new(nixos())
+        .into_iter()
+        .map(Result::unwrap);
+    let mut files: Vec<String> = found
+        .filter(|e| e.path().extension().is_some_and(|x| x == "nix"))
+        .map(|e| e.path().display().to_string())
+        .collect();
+    files.push(root.join("flake.nix").display().to_string());
+    assert!(files.len() > 8, "{files:?}");
+    let mut args = vec!["nix-instantiate", "--parse"];
+    args.extend(files.iter().map(String::as_str));
+    let Some(exit) = nix(&args) else { return };
+    assert!(exit.ok(), "{}", exit.err_text());
+}
+
+#[test]
+fn every_option_has_a_type_a_description_an_example_and_a_default() {
+    let Some(found) = evaluate("(of { }).options") else {
+        return;
+    };
+    let options = found.as_array().unwrap();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for option in options {
+        let name = option["name"].as_str().unwrap();
+        let part = name.split('.').nth(2).unwrap_or_default();
+        *seen.entry(part).or_default() += 1;
+        for (key, what) in [("type", "type"), ("description", "description")] {
+            let text = option[key].as_str().unwrap_or_default();
+            assert!(
+                text.len() > 3 && text != "unspecified value",
+                "{name} has no {what}: {text:?}"
+            );
+        }
+        assert_eq!(option["hasExample"], true, "{name} has no example");
+        let has_default = option["hasDefault"].as_bool().unwrap();
+        assert_eq!(
+            has_default,
+            !NEEDED.contains(&name),
+            "the default of {name}"
+        );
+    }
+    let parts: Vec<&str> = seen.keys().copied().collect();
+    assert_eq!(
+        parts,
+        ["agent", "builder", "cache", "controller"],
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn each_mistake_is_stopped_by_its_own_sentence_and_nothing_else_is() {
+    let Some(found) = evaluate(
+        "builtins.mapAttrs (_: case: { inherit (case) refused; inherit (of case.module) failed; }) cases",
+    ) else {
+        return;
+    };
+    for (name, case) in found.as_object().unwrap() {
+        let (wanted, failed) = (texts(&case["refused"]), texts(&case["failed"]));
+        assert_eq!(wanted.len(), failed.len(), "{name}: {failed:#?}");
+        for piece in wanted {
+            assert!(
+                failed.iter().any(|m| m.contains(piece)),
+                "{name} is not stopped by `{piece}`: {failed:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_settings_of_the_module_are_ones_that_trueup_takes() {
+    let Some(found) = evaluate(
+        "builtins.mapAttrs (_: c: (of c.module).etc.\"trueup/trueup.yaml\".text) \
+         { inherit (cases) controller controllerWithKeys; }",
+    ) else {
+        return;
+    };
+    let read = |name: &str| {
+        let text = found[name].as_str().unwrap();
+        let fragment = trueup::settings::parse(Path::new("trueup.yaml"), text);
+        trueup::settings::validate(fragment.unwrap_or_else(|e| panic!("{e}\n{text}"))).unwrap()
+    };
+    let plain = read("controller");
+    assert_eq!(plain.limits, trueup::settings::Limits::default());
+    assert_eq!(
+        plain.state_dir,
+        Path::new(trueup::settings::DEFAULT_STATE_DIR)
+    );
+    assert_eq!(plain.socket, Path::new(trueup::settings::DEFAULT_SOCKET));
+    let full = read("controllerWithKeys");
+    let credential = |n: &str| PathBuf::from("/run/credentials/trueup-controller.service").join(n);
+    assert_eq!(full.signing_key_file, credential("store.key"));
+    assert_eq!(full.ssh_identity_file, Some(credential("ssh.key")));
+    assert_eq!(
+        full.repository.credentials.ssh_key_file,
+        Some(credential("git.key"))
+    );
+    assert!(full.repository.credentials.known_hosts_file.is_some());
+    assert_eq!((full.limits.builds, full.limits.evaluations), (4, 3));
+    assert_eq!(full.limits.build_silence, Duration::from_secs(7200));
+}
+
+#[test]
+fn the_controller_runs_as_little_as_it_can_and_gets_its_keys_from_systemd() {
+    let Some(found) = evaluate(
+        "let s = of cases.controllerWithKeys.module; in { inherit (s) services tmpfiles groups; }",
+    ) else {
+        return;
+    };
+    let unit = &found["services"]["trueup-controller"];
+    let service = &unit["serviceConfig"];
+    for (key, wanted) in [
+        ("User", "trueup"),
+        ("ProtectSystem", "strict"),
+        ("CapabilityBoundingSet", ""),
+        ("StateDirectory", "trueup"),
+        ("StateDirectoryMode", "0700"),
+        ("RuntimeDirectoryMode", "0750"),
+    ] {
+        assert_eq!(service[key], wanted, "{key}");
+    }
+    for key in [
+        "NoNewPrivileges",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateDevices",
+        "RestrictNamespaces",
+        "LockPersonality",
+    ] {
+        assert_eq!(service[key], true, "{key}");
+    }
+    assert_eq!(
+        texts(&service["LoadCredential"]),
+        [
+            "git.key:/run/secrets/deploy-key",
+            "ssh.key:/run/secrets/ssh-key",
+            "store.key:/run/secrets/store-key",
+        ]
+    );
+    let start = service["ExecStart"].as_str().unwrap();
+    assert!(
+        start.contains("/bin/trueup run --config /nix/store/"),
+        "{start}"
+    );
+    // What it may write outside of its own folders is made for it, with its name on it.
+    assert_eq!(
+        texts(&service["ReadWritePaths"]),
+        ["/nix/var/nix/gcroots/trueup"]
+    );
+    let rule = texts(&found["tmpfiles"]).join("\n");
+    assert!(
+        rule.contains("d /nix/var/nix/gcroots/trueup 0755 trueup trueup"),
+        "{rule}"
+    );
+    assert_eq!(texts(&found["groups"]["trueup"]), ["ana"]);
+}
+
+#[test]
+fn the_resume_unit_runs_the_agent_that_wrote_the_journal_and_no_activation_waits_for_it() {
+    let Some(found) = evaluate("(of cases.agent.module).services.trueup-resume") else {
+        return;
+    };
+    let agent = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
+    assert_eq!(
+        found["serviceConfig"]["ExecStart"],
+        format!("{agent} resume")
+    );
+    assert_eq!(found["unitConfig"]["ConditionFileIsExecutable"], agent);
+    assert_eq!(found["restartIfChanged"], false);
+    assert_eq!(texts(&found["wantedBy"]), ["multi-user.target"]);
+}
+
+#[test]
+fn a_host_for_another_user_than_root_has_login_sudo_and_trust() {
+    let Some(found) = evaluate(
+        "let s = of cases.agentOfAnotherUser.module; in { inherit (s) users sudo nix etc; }",
+    ) else {
+        return;
+    };
+    let user = &found["users"]["trueup-deploy"];
+    assert_eq!(user["isSystemUser"], true);
+    let line = texts(&user["keys"])[0];
+    assert!(
+        line.starts_with("no-agent-forwarding,no-port-forwarding,no-pty,"),
+        "{line}"
+    );
+    assert!(
+        !line.contains("restrict") && line.contains(" ssh-ed25519 AAAA"),
+        "{line}"
+    );
+    assert_eq!(found["sudo"][0]["users"][0], "trueup-deploy");
+    assert_eq!(found["sudo"][0]["commands"][0]["options"][0], "NOPASSWD");
+    let trusted = texts(&found["nix"]["trusted-public-keys"]);
+    assert!(
+        trusted.iter().any(|k| k.starts_with("trueup-1:")),
+        "{trusted:?}"
+    );
+    assert!(
+        trusted.iter().any(|k| k.starts_with("cache.nixos.org-1:")),
+        "{trusted:?}"
+    );
+    assert!(texts(&found["nix"]["substituters"]).contains(&"http://cache.example.org:5000"));
+    let pinned = found["etc"]["trueup/controller.pub"]["text"]
+        .as_str()
+        .unwrap();
+    assert_eq!(pinned.lines().count(), 1);
+}
+
+#[test]
+fn a_builder_takes_derivations_and_gives_no_shell() {
+    let Some(found) = evaluate("let s = of cases.builder.module; in { inherit (s) users nix; }")
+    else {
+        return;
+    };
+    let line = texts(&found["users"]["trueup-builder"]["keys"])[0];
+    assert!(line.starts_with("restrict,command=\"/nix/store/"), "{line}");
+    assert!(
+        line.contains("/bin/nix-daemon --stdio\" ssh-ed25519 "),
+        "{line}"
+    );
+    let trusted = texts(&found["nix"]["trusted-users"]);
+    assert!(
+        trusted.contains(&"root") && trusted.contains(&"trueup-builder"),
+        "{trusted:?}"
+    );
+}
+
+#[test]
+fn a_cache_serves_by_the_module_that_nixos_has() {
+    let Some(found) =
+        evaluate("let s = of cases.cache.module; in { inherit (s) served firewall; }")
+    else {
+        return;
+    };
+    let served = &found["served"]["nix-serve"];
+    assert_eq!(served["port"], 5000);
+    assert_eq!(served["bindAddress"], "[::]");
+    assert_eq!(served["secretKeyFile"], "/run/secrets/cache-key");
+    let open: Vec<u64> = found["firewall"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect();
+    assert!(open.contains(&5000), "{open:?}");
+}
