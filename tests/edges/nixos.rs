@@ -168,7 +168,7 @@ fn the_settings_of_the_module_are_ones_that_trueup_takes() {
     assert_eq!(plain.socket, Path::new(trueup::settings::DEFAULT_SOCKET));
     let full = read("controllerWithKeys");
     let credential = |n: &str| PathBuf::from("/run/credentials/trueup-controller.service").join(n);
-    assert_eq!(full.signing_key_file, credential("store.key"));
+    assert_eq!(full.signing_key_file, Some(credential("store.key")));
     assert_eq!(full.ssh_identity_file, Some(credential("ssh.key")));
     assert_eq!(
         full.repository.credentials.ssh_key_file,
