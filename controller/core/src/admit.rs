@@ -1,10 +1,12 @@
 //! Which disruptive steps may begin, fleet-wide. Run by whoever asks, over all that is held; a granted one becomes a
 //! claim in the db before the step begins, so that limits hold under concurrency and crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trueup_schema::kind::{Labels, ResolvedRollout};
 use trueup_schema::{HostName, Revision, Timestamp};
+
+use crate::host::Claim;
 
 /// Who holds a permission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,15 @@ pub struct Held {
     pub host: HostName,
     /// Values of the labels that budgets go by, as they were when it was granted.
     pub groups: BTreeMap<String, String>,
+}
+
+impl From<&Claim> for Held {
+    fn from(claim: &Claim) -> Self {
+        Self {
+            host: claim.host.clone(),
+            groups: claim.groups.clone(),
+        }
+    }
 }
 
 /// Who asks for one.
@@ -30,6 +41,9 @@ pub struct Asked {
     pub since: Timestamp,
 }
 
+/// Hosts whose last attempt failed, by the revision that they tried.
+pub type Failures = BTreeMap<Revision, BTreeSet<HostName>>;
+
 /// Yes, or why not.
 pub type Verdict = Result<(), String>;
 
@@ -43,13 +57,13 @@ pub fn groups(rollout: &ResolvedRollout, labels: &Labels) -> BTreeMap<String, St
         .collect()
 }
 
-/// One verdict for each that asks. `failed`: hosts by revision whose last attempt at it failed.
+/// One verdict for each that asks.
 #[must_use]
 pub fn admit(
     rollout: &ResolvedRollout,
     held: &[Held],
     asked: &[Asked],
-    failed: &BTreeMap<Revision, u32>,
+    failed: &Failures,
 ) -> BTreeMap<HostName, Verdict> {
     let mut holding: Vec<Held> = held.to_vec();
     let mut order: Vec<&Asked> = asked.iter().collect();
@@ -68,16 +82,15 @@ pub fn admit(
     out
 }
 
-fn one(
-    rollout: &ResolvedRollout,
-    holding: &[Held],
-    ask: &Asked,
-    failed: &BTreeMap<Revision, u32>,
-) -> Verdict {
+fn one(rollout: &ResolvedRollout, holding: &[Held], ask: &Asked, failed: &Failures) -> Verdict {
     if holding.iter().any(|h| h.host == ask.host) {
         return Err("it is being changed already".to_owned());
     }
-    let failures = failed.get(&ask.revision).copied().unwrap_or(0);
+    // A host's own failure holds back the others, not its own next try.
+    let others = failed
+        .get(&ask.revision)
+        .map_or(0, |hosts| hosts.iter().filter(|h| **h != ask.host).count());
+    let failures = u32::try_from(others).unwrap_or(u32::MAX);
     if failures >= rollout.max_failures && rollout.max_failures > 0 && !ask.nudged {
         return Err(format!(
             "{} goes no further: {failures} failed, maxFailures is {}; commit a fix, or `trueup reconcile --host {}`",
@@ -142,11 +155,13 @@ mod tests {
     fn a_failure_stops_a_revision_but_not_a_person() {
         let r = rollout(10, 10);
         let a = ask(1, 0);
-        let failed = [(a.revision.clone(), 1)].into();
-        let nudged = ask(5, 0);
-        let v = admit(&r, &[], &[a.clone(), nudged.clone()], &failed);
+        let (nudged, bad) = (ask(5, 0), ask(7, 0));
+        let failed = [(a.revision.clone(), [bad.host.clone()].into())].into();
+        let asks = [a.clone(), nudged.clone(), bad.clone()];
+        let v = admit(&r, &[], &asks, &failed);
         assert!(v[&a.host].is_err());
         assert!(v[&nudged.host].is_ok());
+        assert!(v[&bad.host].is_ok(), "its own next try is its own affair");
     }
 
     proptest! {

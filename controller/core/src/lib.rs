@@ -4,8 +4,11 @@
 pub mod absorb;
 pub mod admit;
 pub mod agent;
+pub mod alert;
 pub mod backoff;
 pub mod conditions;
 pub mod decide;
 pub mod host;
+pub mod plan;
 pub mod queue;
+pub mod standing;

@@ -108,9 +108,18 @@ fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
 fn look(sh: &Rc<Shared>, host: &HostName) -> Option<Decision> {
     let now = sh.now();
     let seed = sh.ports.rt.random();
-    let mut guard = sh.state.borrow_mut();
-    let state = &mut *guard;
-    expire(state, host, now);
+    let mut state = sh.state.borrow_mut();
+    expire(&mut state, host, now);
+    with_view(&state, host, &sh.settings, |view| decide(view, now, seed))
+}
+
+/// What is known of a host, as decisions and plans take it.
+fn with_view<T>(
+    state: &State,
+    host: &HostName,
+    settings: &crate::Settings,
+    judge: impl FnOnce(&HostView<'_>) -> T,
+) -> Option<T> {
     let fleet = state.fleet.clone()?;
     let cell = state.hosts.get(host)?;
     let none = Work::None;
@@ -141,9 +150,9 @@ fn look(sh: &Rc<Shared>, host: &HostName) -> Option<Decision> {
         adoption: state.adoptions.get(host),
         nudge: open_nudge(state, host),
         waits_for: &waits_for,
-        report_interval: sh.settings.report_interval,
+        report_interval: settings.report_interval,
     };
-    Some(decide(&view, now, seed))
+    Some(judge(&view))
 }
 
 /// Ready at the revision that is desired now, not at an older one.

@@ -1,17 +1,17 @@
 //! The steps that touch a host or its claim. Each is safe to repeat and to be cut off: the claim is committed before
 //! the offer, and everything after it is read back from the host's reports.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use trueup_core::absorb::{self, Effects};
-use trueup_core::admit::{Asked, Held, admit, groups};
+use trueup_core::admit::{Held, admit, groups};
 use trueup_core::decide::Step;
 use trueup_core::host::{Adoption, Claim, Work};
+use trueup_core::plan;
 use trueup_schema::kind::{self, ResolvedHost};
-use trueup_schema::status::{Actor, Outcome, Reason, Severity, Subject};
+use trueup_schema::status::{Actor, Reason, Severity, Subject};
 use trueup_schema::wire::{self, Intent, Report, SYSTEM_V1, SystemGoal};
-use trueup_schema::{HostName, Revision, StorePath};
+use trueup_schema::{HostName, StorePath};
 
 use crate::pipeline;
 use crate::ports::{Target, TransportError, TransportFault};
@@ -205,27 +205,6 @@ async fn adopt(sh: &Rc<Shared>, host: &HostName) {
     sh.crash("adopt.after-commit").await;
 }
 
-/// Hosts whose last attempt at a revision ended badly.
-fn failures(state: &crate::state::State) -> BTreeMap<Revision, u32> {
-    let mut out = BTreeMap::new();
-    for cell in state.hosts.values() {
-        let m = &cell.record.memory;
-        if let Some(e) = &m.ended
-            && !matches!(
-                e.outcome,
-                Outcome::Succeeded
-                    | Outcome::Skipped
-                    | Outcome::RebootRequired
-                    | Outcome::Superseded
-            )
-            && m.quarantined.contains_key(&e.digest)
-        {
-            *out.entry(e.revision.clone()).or_insert(0) += 1;
-        }
-    }
-    out
-}
-
 /// Asks for a claim and commits it. It counts as held from before the commit on, so that limits hold meanwhile.
 async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
     let now = sh.now();
@@ -235,16 +214,14 @@ async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         let Some(fleet) = state.fleet.clone() else {
             return;
         };
-        let failed = failures(state);
-        let held: Vec<Held> = state
-            .claims
-            .values()
-            .map(|c| Held {
-                host: c.host.clone(),
-                groups: c.groups.clone(),
-            })
-            .collect();
-        let nudged = super::open_nudge(state, host).is_some();
+        // The same three that a plan is drawn from.
+        let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
+        let failed = plan::failures(memories);
+        let held: Vec<Held> = state.claims.values().map(Held::from).collect();
+        let Some(asked) = super::with_view(state, host, &sh.settings, |v| plan::asked(v, now))
+        else {
+            return;
+        };
         let Some(cell) = state.hosts.get_mut(host) else {
             return;
         };
@@ -252,13 +229,6 @@ async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
             return;
         };
         let manifest = &cell.record.manifest;
-        let asked = Asked {
-            host: host.clone(),
-            labels: manifest.labels.clone(),
-            revision: cell.record.revision.clone(),
-            nudged: nudged || cell.record.memory.retry,
-            since: now,
-        };
         let verdict = admit(&fleet.fleet.rollout, &held, &[asked], &failed).remove(host);
         if let Some(Err(why)) = verdict {
             state.denied.insert(host.clone(), (why, now));

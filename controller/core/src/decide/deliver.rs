@@ -1,0 +1,245 @@
+//! The way from a goal that does not run, or no longer, to one that is offered; and all that may stand in it.
+
+use std::time::Duration;
+
+use trueup_schema::kind::{Delivery, DriftPolicy};
+use trueup_schema::status::{Outcome, Phase, Reason};
+use trueup_schema::wire::Report;
+use trueup_schema::{Digest, Timestamp};
+
+use super::runs::system;
+use super::talk::Talk;
+use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Step};
+use crate::conditions::{State, Verdict};
+use crate::host::{ClosureStage, Wanted, Work};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The confirmed goal is the wanted one, and the host differs.
+pub(super) fn drift(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report, what: &str) -> Decision {
+    let show = |phase, state, message: String| {
+        let mut v = t.say(phase, state, Reason::Drifted, message);
+        v.drifted = Some(what.to_owned());
+        v
+    };
+    let m = t.view.memory;
+    let policy = t.view.manifest.drift.policy;
+    let asked = m.retry || m.correct;
+    if policy != DriftPolicy::Correct && !asked {
+        let hint = format!(
+            "{what}; left as it is (drift.policy). Keep it: `trueup-agent hold` on the host. Undo it: `trueup reconcile --host {}`",
+            t.view.manifest.name
+        );
+        return t.look_or_wait(show(Phase::Stalled, State::Stalled, hint));
+    }
+    let recent: Vec<Timestamp> = m
+        .corrections
+        .iter()
+        .copied()
+        .filter(|c| *c + HOUR > t.now)
+        .collect();
+    if recent.len() >= MAX_CORRECTIONS && !asked {
+        let until = recent[0] + HOUR;
+        let message = format!(
+            "{what}; corrected {} times within an hour: somebody or something fights it",
+            recent.len()
+        );
+        return t.look_or_wait_until(show(Phase::Stalled, State::Stalled, message), Some(until));
+    }
+    let mut d = deliver(t, wanted, report, Some(what));
+    d.verdict.drifted = Some(what.to_owned());
+    d
+}
+
+/// The way from a goal that does not run to one that is offered.
+pub(super) fn deliver(
+    t: &Talk<'_, '_>,
+    wanted: &Wanted,
+    report: &Report,
+    drifted: Option<&str>,
+) -> Decision {
+    let (view, m) = (t.view, t.view.memory);
+    if !m.retry
+        && let Some(verdict) = not_again(t, &wanted.digest, report, drifted.is_some())
+    {
+        let until = m.tries.get(&wanted.digest).map(|t| t.not_before);
+        return t.look_or_wait_until(verdict, until);
+    }
+    if view.manifest.delivery != Delivery::Push {
+        let message = format!(
+            "{} is not delivered: spec.delivery is not push",
+            wanted.closure.short()
+        );
+        return t.look_or_wait(t.say(Phase::Held, State::Resting, Reason::Held, message));
+    }
+    match view.closure {
+        Work::None => {
+            let verdict = t.working(
+                Phase::Building,
+                format!("building {}", wanted.closure.short()),
+            );
+            return Decision {
+                step: Step::WantClosure,
+                verdict,
+            };
+        }
+        Work::Running(detail) => {
+            let (phase, word) = match view.closure_stage {
+                ClosureStage::Building => (Phase::Building, "building"),
+                ClosureStage::Publishing => (Phase::Publishing, "signing"),
+            };
+            let mut verdict = t.working(phase, format!("{word} {}", wanted.closure.short()));
+            verdict.detail.clone_from(detail);
+            return t.look_or_wait(verdict);
+        }
+        Work::Failed(p) => return t.look_or_wait_until(t.problem(Phase::Building, p), p.retry_at),
+        Work::Done(()) => {}
+    }
+    if let Some(hold) = report.hold.as_ref().filter(|h| h.until > t.now) {
+        let message = format!(
+            "held on the host by {}: {}, until {}",
+            hold.by, hold.reason, hold.until
+        );
+        let verdict = t.say(Phase::Held, State::Resting, Reason::Held, message);
+        return t.look_or_wait_until(verdict, Some(hold.until));
+    }
+    if !view.waits_for.is_empty() {
+        let names: Vec<&str> = view.waits_for.iter().map(|h| h.as_str()).collect();
+        let message = format!("waits for {}", names.join(", "));
+        let verdict = t.say(
+            Phase::Held,
+            State::Progressing,
+            Reason::DependencyNotReady,
+            message,
+        );
+        return t.look_or_wait(verdict);
+    }
+    if let Some((digest, paths)) = &m.needs
+        && *digest == wanted.digest
+        && !paths.is_empty()
+    {
+        let verdict = t.working(
+            Phase::Copying,
+            format!("copying {}", wanted.closure.short()),
+        );
+        if m.not_before.is_some_and(|n| n > t.now) {
+            return t.look_or_wait(verdict);
+        }
+        return Decision {
+            step: Step::Copy(paths.clone()),
+            verdict,
+        };
+    }
+    if let Some(n) = m.not_before.filter(|n| *n > t.now) {
+        let why = m
+            .last_error
+            .as_ref()
+            .map_or("waits to try again", |p| p.message.as_str());
+        let verdict = t.say(
+            Phase::Pending,
+            State::Retrying,
+            Reason::ProgressingWithRetry,
+            why,
+        );
+        return Decision {
+            step: Step::Wait { until: n },
+            verdict,
+        };
+    }
+    if let Some(why) = view.denied {
+        let verdict = t.say(
+            Phase::Held,
+            State::Progressing,
+            Reason::BudgetExhausted,
+            why,
+        );
+        return t.look_or_wait(verdict);
+    }
+    let verdict = t.working(
+        Phase::Activating,
+        format!("delivering {}", wanted.closure.short()),
+    );
+    Decision {
+        step: Step::Ask {
+            correction: drifted.is_some(),
+        },
+        verdict,
+    }
+}
+
+/// Why a goal is not tried (again) now, if so.
+fn not_again(
+    t: &Talk<'_, '_>,
+    digest: &Digest,
+    report: &Report,
+    correcting: bool,
+) -> Option<Verdict> {
+    let m = t.view.memory;
+    let host = &t.view.manifest.name;
+    let there = system(report).is_some_and(|c| c.quarantined.contains(digest));
+    if there || m.quarantined.contains_key(digest) {
+        let why = m
+            .quarantined
+            .get(digest)
+            .map_or("the host says so", String::as_str);
+        let message = format!(
+            "not tried again until the trunk changes it, or `trueup reconcile --host {host} --retry`: {why}"
+        );
+        return Some(t.say(Phase::Stalled, State::Stalled, Reason::Quarantined, message));
+    }
+    if let Some((_, p)) = m.refused.as_ref().filter(|(d, _)| d == digest) {
+        return Some(t.problem(Phase::Stalled, p));
+    }
+    if let Some(e) = m
+        .ended
+        .as_ref()
+        .filter(|e| e.digest == *digest && !correcting)
+    {
+        match e.outcome {
+            Outcome::RebootRequired => {
+                let mut v = t.say(
+                    Phase::Stalled,
+                    State::Stalled,
+                    Reason::RebootRequired,
+                    e.message.clone(),
+                );
+                v.reboot_required.get_or_insert_with(|| e.message.clone());
+                return Some(v);
+            }
+            Outcome::Superseded
+                if t.view.manifest.drift.policy != DriftPolicy::Correct && !m.correct =>
+            {
+                let mut v = t.say(
+                    Phase::Stalled,
+                    State::Stalled,
+                    Reason::Superseded,
+                    e.message.clone(),
+                );
+                v.drifted = Some(e.message.clone());
+                return Some(v);
+            }
+            _ => {}
+        }
+    }
+    let tries = m.tries.get(digest)?;
+    let why = m
+        .ended
+        .as_ref()
+        .map_or("the last attempt failed", |e| e.message.as_str());
+    if tries.count >= MAX_TRIES {
+        let message = format!(
+            "tried {} times: {why}; `trueup reconcile --host {host} --retry` tries again",
+            tries.count
+        );
+        return Some(t.say(Phase::Stalled, State::Stalled, Reason::Failed, message));
+    }
+    if tries.not_before > t.now {
+        return Some(t.say(
+            Phase::Pending,
+            State::Retrying,
+            Reason::ProgressingWithRetry,
+            why,
+        ));
+    }
+    None
+}

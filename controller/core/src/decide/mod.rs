@@ -1,0 +1,175 @@
+//! What is to be done with one host: one step, or a wait, with the verdict that is shown. A function of the view, the
+//! time and a seed (for jitter); it remembers nothing and touches nothing.
+
+mod claim;
+mod deliver;
+mod ours;
+mod runs;
+mod talk;
+
+use std::time::Duration;
+
+use trueup_schema::status::{Phase, Reason};
+use trueup_schema::wire::Order;
+use trueup_schema::{StorePath, Timestamp};
+
+use crate::conditions::{State, Verdict};
+use crate::host::{HostView, Work};
+use claim::with_claim;
+use deliver::{deliver, drift};
+use ours::ours;
+pub use runs::{Runs, runs, system};
+pub use talk::suspended;
+use talk::{Talk, unreachable};
+
+/// Attempts at contact in a row that fail before a host counts as unreachable.
+pub const MISSES: u32 = 3;
+/// Attempts at one goal that end without evidence against it, before a person is needed.
+pub const MAX_TRIES: u32 = 3;
+/// Corrections of drift within an hour, before it is only told.
+pub const MAX_CORRECTIONS: usize = 3;
+/// How often a host is asked while an attempt runs there and no report comes by itself.
+pub const FOLLOW: Duration = Duration::from_secs(5);
+
+/// The one thing to do now. Each is safe to repeat and to be cut off: the next decision is taken from what is then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Ask the host for a report.
+    Observe,
+    /// Record that the host is ours, with the identity that it reported (`adopt: auto`, or a person's word).
+    Adopt,
+    /// Put the want for an evaluation into the pipeline.
+    WantEvaluation,
+    /// Put the want for the closure (built and signed) into the pipeline, and open the connection meanwhile.
+    WantClosure,
+    /// Ask for permission to change the host.
+    Ask {
+        /// It corrects drift.
+        correction: bool,
+    },
+    /// Offer the claim's intent.
+    Offer,
+    /// Copy what the host said it needs.
+    Copy(Vec<StorePath>),
+    /// Confirm the activation over a new connection.
+    Confirm {
+        /// Which.
+        order: Order,
+        /// The activation's.
+        nonce: String,
+        /// The host's own deadline, if it said one.
+        within_secs: Option<u64>,
+    },
+    /// Give the claim back: its intent was not begun and no longer will be.
+    Release,
+    /// Nothing before `until`, unless something changes.
+    Wait {
+        /// Look again then, at the latest.
+        until: Timestamp,
+    },
+}
+
+/// A step and what is shown meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub step: Step,
+    /// What to show.
+    pub verdict: Verdict,
+}
+
+impl Decision {
+    /// Does it end at rest, so that the revision counts as observed?
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.verdict.state, State::Ready | State::Stalled)
+            && matches!(self.step, Step::Wait { .. })
+    }
+}
+
+/// See the module.
+#[must_use]
+pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
+    let t = Talk { view, now, seed };
+    let m = view.memory;
+    // An attempt that may run there comes first: it is never abandoned, not even by a suspension.
+    if let Some(d) = with_claim(&t) {
+        return d;
+    }
+    if *view.evaluation == Work::None {
+        let verdict = t.working(
+            Phase::Evaluating,
+            format!("evaluating {}", view.revision.short()),
+        );
+        return Decision {
+            step: Step::WantEvaluation,
+            verdict,
+        };
+    }
+    if m.report.is_none() && (m.not_before.is_none_or(|n| n <= now) || t.nudged()) {
+        let verdict = t.working(Phase::Pending, "asking the host for its first report");
+        return Decision {
+            step: Step::Observe,
+            verdict,
+        };
+    }
+    if let Some(why) = suspended(view, now) {
+        let ready = matches!((view.evaluation, &m.report), (Work::Done(w), Some(r))
+            if runs(r, w, view.manifest.specialisation.as_deref()) == Runs::Goal);
+        let state = if ready { State::Ready } else { State::Resting };
+        let verdict = t.say(Phase::Suspended, state, Reason::Suspended, why);
+        return t.look_or_wait_until(verdict, view.suspension.and_then(|s| s.until));
+    }
+    if let Some(d) = ours(&t) {
+        return d;
+    }
+    let wanted = match view.evaluation {
+        Work::Done(w) => w,
+        Work::Failed(p) => {
+            let verdict = t.problem(Phase::Evaluating, p);
+            return t.look_or_wait_until(verdict, p.retry_at);
+        }
+        Work::None | Work::Running(_) => {
+            let verdict = t.working(
+                Phase::Evaluating,
+                format!("evaluating {}", view.revision.short()),
+            );
+            return t.look_or_wait(verdict);
+        }
+    };
+    let Some(report) = &m.report else {
+        let why = m
+            .last_error
+            .as_ref()
+            .map_or("no report yet", |p| p.message.as_str());
+        return t.look_or_wait(unreachable(&t, why));
+    };
+    if m.misses > 0 {
+        let why = m
+            .last_error
+            .as_ref()
+            .map_or("does not answer", |p| p.message.as_str());
+        return t.look_or_wait(unreachable(&t, why));
+    }
+    if t.nudged() {
+        let verdict = t.working(Phase::Pending, "asked by a person: looking at the host");
+        return Decision {
+            step: Step::Observe,
+            verdict,
+        };
+    }
+    let now_runs = runs(report, wanted, view.manifest.specialisation.as_deref());
+    match now_runs {
+        Runs::Goal => {
+            let message = format!(
+                "runs {} of {}",
+                wanted.closure.short(),
+                view.revision.short()
+            );
+            let reason = Reason::ReconciliationSucceeded;
+            t.look_or_wait(t.say(Phase::Ready, State::Ready, reason, message))
+        }
+        Runs::Drifted(what) => drift(&t, wanted, report, &what),
+        Runs::Other => deliver(&t, wanted, report, None),
+    }
+}

@@ -1,0 +1,165 @@
+//! A plan over supposed hosts: who changes now, who waits and why, and that nothing is left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use trueup_schema::Digest;
+use trueup_schema::kind::{
+    Adopt, Delivery, MaxUnavailable, Reboot, ResolvedActivation, ResolvedDrift, ResolvedHost,
+    ResolvedRollout, ResolvedSsh, Target,
+};
+use trueup_schema::status::{Phase, Reason};
+
+use super::*;
+use crate::host::Wanted;
+use crate::standing::Standing;
+
+fn wanted(text: &str) -> Wanted {
+    let hash = Digest::of(text.as_bytes()).as_str()[..32].replace('e', "x");
+    let closure: StorePath = format!("/nix/store/{hash}-nixos-{text}").parse().unwrap();
+    Wanted {
+        drv: format!("{closure}.drv").parse().unwrap(),
+        digest: Digest::of(closure.as_str().as_bytes()),
+        closure,
+    }
+}
+
+fn manifest(name: &str, role: &str) -> ResolvedHost {
+    ResolvedHost {
+        name: name.parse().unwrap(),
+        labels: [("role".to_owned(), role.to_owned())].into(),
+        annotations: BTreeMap::new(),
+        system: "x86_64-linux".parse().unwrap(),
+        target: Target::Flake {
+            attribute: name.to_owned(),
+        },
+        address: "10.0.0.1".parse().unwrap(),
+        ssh: ResolvedSsh::default(),
+        delivery: Delivery::Push,
+        activation: ResolvedActivation::default(),
+        drift: ResolvedDrift::default(),
+        depends_on: Vec::new(),
+        suspend: false,
+        keep_generations: 10,
+        reboot: Reboot::Never,
+        specialisation: None,
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn host(name: &str, role: &str, runs: &str, to: &str) -> Standing {
+    let revision = Revision::new("main", &"a".repeat(40)).unwrap();
+    let runs = wanted(runs);
+    let to = Work::Done(wanted(to));
+    Standing::supposed(manifest(name, role), revision, Some(&runs), to, now())
+}
+
+fn draw(hosts: &[Standing], rollout: &ResolvedRollout) -> Plan {
+    let views = hosts
+        .iter()
+        .map(|h| h.view(Adopt::Auto, Duration::from_secs(300)));
+    let fleet = FleetView {
+        rollout,
+        hosts: views.collect(),
+    };
+    plan(&fleet, now(), 1)
+}
+
+#[test]
+fn a_plan_names_who_changes_now_and_who_waits_and_why() {
+    let rollout = ResolvedRollout {
+        max_concurrent: 10,
+        max_unavailable: vec![MaxUnavailable {
+            label: "role".to_owned(),
+            max: 1,
+        }],
+        max_failures: 1,
+    };
+    let mut gone = host("db-2", "db", "one", "two");
+    gone.memory.report = None;
+    let hosts = [
+        host("web-1", "web", "one", "two"),
+        host("web-2", "web", "one", "two"),
+        host("db-1", "db", "two", "two"),
+        gone,
+    ];
+    let p = draw(&hosts, &rollout);
+    let of = |n: &str| &p.hosts[&n.parse::<HostName>().unwrap()];
+    assert!(of("web-1").begins());
+    assert_eq!(of("web-2").decision.verdict.phase, Phase::Held);
+    assert_eq!(of("web-2").decision.verdict.reason, Reason::BudgetExhausted);
+    assert_eq!(of("db-1").change, Change::Nothing);
+    assert!(matches!(of("db-2").change, Change::Unknown(_)));
+    let changes: Vec<&str> = p.changes().map(|(h, _)| h.as_str()).collect();
+    assert_eq!(changes, ["web-1", "web-2"]);
+}
+
+#[test]
+fn a_failed_host_holds_back_the_others_in_the_plan() {
+    let mut bad = host("web-1", "web", "one", "two");
+    let revision = bad.revision.clone();
+    bad.memory.ended = Some(crate::host::Ended {
+        order: trueup_schema::wire::Order { term: 1, serial: 1 },
+        revision,
+        digest: wanted("two").digest,
+        outcome: trueup_schema::status::Outcome::RolledBack,
+        stage: None,
+        message: "no contact".to_owned(),
+        at: now(),
+    });
+    let hosts = [bad, host("web-2", "web", "one", "two")];
+    let rollout = ResolvedRollout {
+        max_failures: 1,
+        ..ResolvedRollout::default()
+    };
+    let p = draw(&hosts, &rollout);
+    let web2 = &p.hosts[&"web-2".parse::<HostName>().unwrap()];
+    assert!(!web2.begins());
+    assert!(
+        web2.decision.verdict.message.contains("maxFailures"),
+        "{web2:?}"
+    );
+    assert!(p.hosts[&"web-1".parse::<HostName>().unwrap()].begins());
+}
+
+proptest! {
+    #[test]
+    fn each_host_is_in_the_plan_once_and_limits_hold(
+        hosts in proptest::collection::vec((0u32..3, 0u32..3, 0u32..3), 0..40),
+        concurrent in 1u32..6,
+        unavailable in 1u32..4,
+    ) {
+        let rollout = ResolvedRollout {
+            max_concurrent: concurrent,
+            max_unavailable: vec![MaxUnavailable { label: "role".to_owned(), max: unavailable }],
+            max_failures: 1,
+        };
+        let hosts: Vec<Standing> = hosts
+            .iter()
+            .enumerate()
+            .map(|(n, (role, from, to))| host(&format!("h{n}"), &format!("r{role}"), &from.to_string(), &to.to_string()))
+            .collect();
+        let p = draw(&hosts, &rollout);
+        prop_assert_eq!(p.hosts.len(), hosts.len());
+        let begin: Vec<_> = p.hosts.iter().filter(|(_, p)| p.begins()).map(|(n, _)| n).collect();
+        prop_assert!(begin.len() <= concurrent as usize);
+        for role in 0..3 {
+            let of_role = |n: &&&HostName| hosts.iter().any(|h| h.manifest.name == ***n && h.manifest.labels["role"] == format!("r{role}"));
+            prop_assert!(begin.iter().filter(of_role).count() <= unavailable as usize);
+        }
+        for (name, planned) in &p.hosts {
+            let h = hosts.iter().find(|h| h.manifest.name == *name).unwrap();
+            let runs = h.memory.report.as_ref().unwrap().running.running.clone();
+            let Work::Done(to) = &h.evaluation else { unreachable!() };
+            prop_assert_eq!(planned.change == Change::Nothing, runs == Some(to.closure.clone()));
+            // Someone who would change either begins or is told why not; nobody is passed over.
+            prop_assert_eq!(planned.admitted.is_some(), planned.change != Change::Nothing);
+        }
+        // Idempotent: the same view gives the same plan.
+        prop_assert_eq!(draw(&hosts, &rollout), p);
+    }
+}
