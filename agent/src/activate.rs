@@ -1,29 +1,30 @@
 //! Carries an attempt from wherever its journal says it is to its end. Runs in the activation's transient unit, and,
 //! on the way back, in the dead-man. Each event is written before the effect that follows it.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trueup_core::agent::{End, Event, Fault, Moment, Phase, Session, State, Step};
+use trueup_core::agent::{End, Event, Fault, Moment, Phase, Recorded, Session, State, Step};
+use trueup_schema::ComponentName;
 use trueup_schema::status::Outcome;
-use trueup_schema::wire::{ConfirmBy, Goal, Order, Stage, SystemGoal};
-use trueup_schema::{ComponentName, Digest};
+use trueup_schema::wire::{ConfirmBy, Order, Stage, SystemGoal};
 
-use crate::component::{self, Applied, Committed, Component, Context, Refusal};
+use crate::component::{self, Applied, Committed, Component, Context, Parts, Refusal};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
-use crate::{AgentError, deadman, resume};
+use crate::plant::{self, Bug};
+use crate::{AgentError, contact, deadman, exec, memory, resume, units};
 
 /// How often the confirmation is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 /// After an error that remains, before the unit starts this anew.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
-/// Digests kept in quarantine for each component; the oldest go first.
-const MAX_QUARANTINE: usize = 64;
+/// After the way back somebody must get in within the confirmation's time, but never longer than this.
+const CONTACT_MAX_SECS: u64 = 300;
+/// A reboot that systemd was asked for takes no longer; then the kernel is asked.
+const REBOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What `confirm` leaves for the activation's process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,31 +33,6 @@ pub struct Confirmation {
     pub nonce: String,
     /// Over which connection.
     pub session: Session,
-}
-
-/// What is kept of a component, past all attempts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Kept {
-    /// The goal that runs, confirmed.
-    pub confirmed: Option<Digest>,
-    /// How the last attempt ended.
-    pub last: Option<(Digest, Outcome)>,
-    /// Goals that are not tried again.
-    pub quarantined: Vec<Digest>,
-}
-
-/// All components' memory.
-pub type Memory = BTreeMap<ComponentName, Kept>;
-
-/// Reads it.
-pub fn memory(layout: &Layout) -> Result<Memory, files::FileError> {
-    Ok(files::read_json(&layout.file("last.json"))?.unwrap_or_default())
-}
-
-/// Writes it.
-pub fn remember(layout: &Layout, memory: &Memory) -> Result<(), files::FileError> {
-    files::write_json(&layout.file("last.json"), memory)
 }
 
 /// An attempt's intent and where it lies.
@@ -78,10 +54,7 @@ pub fn run(layout: &Layout, order: Order) -> Result<(), AgentError> {
 
 /// Steps until the end.
 pub fn drive(ctx: &Context, journal: &mut Journal) -> Result<(), AgentError> {
-    let mut parts: Vec<(ComponentName, Box<dyn Component>)> = Vec::new();
-    for goal in &ctx.intent.goals {
-        parts.push((goal.component.clone(), component::of(goal)?));
-    }
+    let parts = component::all(&ctx.intent)?;
     let mut run = Run {
         ctx,
         journal,
@@ -106,7 +79,7 @@ pub fn drive(ctx: &Context, journal: &mut Journal) -> Result<(), AgentError> {
 struct Run<'a> {
     ctx: &'a Context,
     journal: &'a mut Journal,
-    parts: Vec<(ComponentName, Box<dyn Component>)>,
+    parts: Parts,
 }
 
 impl Run<'_> {
@@ -116,6 +89,10 @@ impl Run<'_> {
 
     fn state(&self) -> &State {
         &self.journal.state
+    }
+
+    fn recorded(&self) -> Recorded {
+        self.state().recorded.clone().unwrap_or_default()
     }
 
     fn part(&mut self, name: &ComponentName) -> Result<&mut Box<dyn Component>, AgentError> {
@@ -138,37 +115,21 @@ impl Run<'_> {
                 self.append(Event::Armed { deadline })?;
             }
             Step::Apply(name) => self.apply(&name)?,
-            Step::Await => {
-                let since = journal::now();
-                let deadline = in_secs(self.ctx.intent.confirm.timeout_secs);
-                deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
-                self.append(Event::Awaiting {
-                    nonce: crate::nonce(),
-                    since,
-                    deadline,
-                })?;
-            }
+            Step::Await => self.begin_to_await()?,
             Step::JudgeAndConfirm => self.judge_and_confirm()?,
             Step::Commit => return self.commit(),
             Step::SetProfile => {
-                let recorded = self.state().recorded.clone().unwrap_or_default();
-                for (_, part) in &mut self.parts {
-                    part.set_profile(self.ctx, &recorded)?;
-                }
+                self.commit_parts()?;
                 self.append(Event::ProfileSet)?;
             }
             Step::WriteBoot => self.append(Event::BootAsked)?,
             Step::ReadBack => self.read_back()?,
-            Step::Revert(name) => {
-                if !deadman::fire(&self.ctx.layout, self.ctx.order())? {
-                    return Ok(false);
-                }
-                let recorded = self.state().recorded.clone().unwrap_or_default();
-                let ctx = self.ctx;
-                if let Err(e) = self.part(&name)?.revert(ctx, &recorded) {
-                    eprintln!("trueup-agent: going back: {e}"); // what differs is read and told by Verify
-                }
-                self.append(Event::Reverted { component: name })?;
+            Step::Revert(name) => return self.revert(name),
+            Step::AwaitContact => {
+                let secs = self.ctx.intent.confirm.timeout_secs.min(CONTACT_MAX_SECS);
+                self.append(Event::AwaitingContact {
+                    until: in_secs(secs),
+                })?;
             }
             Step::Verify => self.verify()?,
             Step::CloseAfterReboot => {
@@ -186,28 +147,26 @@ impl Run<'_> {
         eprintln!("trueup-agent: {error}");
         let (message, phase) = (error.to_string(), self.state().phase);
         let done = match phase {
-            Phase::Accepted | Phase::Staged | Phase::Recorded => self.refuse(Refusal {
-                outcome: Outcome::Failed,
-                stage: Stage::Preflight,
-                message,
-                evidence: false,
-            }),
-            Phase::Armed | Phase::Applying | Phase::Awaiting => {
-                self.append(Event::RollingBack(Fault {
-                    stage: Stage::Activate,
+            Phase::Accepted | Phase::Staged | Phase::Recorded => self.refuse(
+                None,
+                Refusal {
+                    outcome: Outcome::Failed,
+                    stage: Stage::Preflight,
                     message,
                     evidence: false,
-                    failed_units: Vec::new(),
-                }))
+                },
+            ),
+            Phase::Armed | Phase::Applying | Phase::Awaiting => {
+                self.append(Event::RollingBack(Fault::new(Stage::Activate, message)))
             }
-            Phase::Committing | Phase::ProfileSet | Phase::BootAsked => self.end(End {
-                outcome: Outcome::BootNotCommitted,
-                stage: Some(Stage::Boot),
-                message: Some(message),
-                evidence: false,
-                differs: Vec::new(),
-                restart_debt: Vec::new(),
-            }),
+            Phase::Committing | Phase::ProfileSet | Phase::BootAsked => {
+                self.uncommit();
+                self.end(End {
+                    stage: Some(Stage::Boot),
+                    message: Some(message),
+                    ..End::of(Outcome::BootNotCommitted)
+                })
+            }
             Phase::RollingBack | Phase::Rebooted | Phase::Ended => Err(error),
         };
         if done.is_err() {
@@ -218,15 +177,18 @@ impl Run<'_> {
 
     fn stage(&mut self) -> Result<(), AgentError> {
         let ctx = self.ctx;
-        let refused = self.parts.iter_mut().find_map(|(_, p)| p.stage(ctx).err());
+        let refused = self
+            .parts
+            .iter_mut()
+            .find_map(|(name, p)| Some((name.clone(), p.stage(ctx).err()?)));
         match refused {
             None => self.append(Event::Staged),
-            Some(refusal) => self.refuse(refusal),
+            Some((by, refusal)) => self.refuse(Some(by), refusal),
         }
     }
 
     fn record(&mut self) -> Result<(), AgentError> {
-        let mut recorded = trueup_core::agent::Recorded::default();
+        let mut recorded = Recorded::default();
         for (_, part) in &mut self.parts {
             part.record(self.ctx, &mut recorded)?;
         }
@@ -236,16 +198,12 @@ impl Run<'_> {
     fn apply(&mut self, name: &ComponentName) -> Result<(), AgentError> {
         if self.state().runs >= trueup_core::agent::MAX_RUNS {
             let message = format!("the activation was cut short {} times", self.state().runs);
-            return self.append(Event::RollingBack(Fault {
-                stage: Stage::Activate,
-                message,
-                evidence: false,
-                failed_units: Vec::new(),
-            }));
+            return self.append(Event::RollingBack(Fault::new(Stage::Activate, message)));
         }
         self.append(Event::Applying {
             component: name.clone(),
         })?;
+        let recorded = self.recorded();
         let (ctx, journal) = (self.ctx, &mut *self.journal);
         let limit = system_goal(ctx).map_or(900, |g| g.activation_timeout_secs);
         let mut overdue = |jobs: Vec<String>| -> Result<(), AgentError> {
@@ -256,20 +214,38 @@ impl Run<'_> {
         let Some((_, part)) = found else {
             return Ok(());
         };
-        match part.apply(ctx, &mut overdue)? {
+        match part.apply(ctx, &recorded, &mut overdue)? {
             Applied::Done(activation) => self.append(Event::Applied {
                 component: name.clone(),
                 activation,
             }),
-            Applied::Faulty(fault) => self.append(Event::RollingBack(fault)),
-            Applied::Untouched(refusal) if self.state().applied.is_empty() => self.refuse(refusal),
+            Applied::Faulty(fault) => self.append(Event::RollingBack(Fault {
+                component: Some(name.clone()),
+                ..fault
+            })),
+            Applied::Untouched(refusal) if self.state().applied.is_empty() => {
+                self.refuse(Some(name.clone()), refusal)
+            }
             Applied::Untouched(refusal) => self.append(Event::RollingBack(Fault {
-                stage: refusal.stage,
-                message: refusal.message,
                 evidence: refusal.evidence,
-                failed_units: Vec::new(),
+                component: Some(name.clone()),
+                ..Fault::new(refusal.stage, refusal.message)
             })),
         }
+    }
+
+    fn begin_to_await(&mut self) -> Result<(), AgentError> {
+        if plant::is(Bug::ProfileBeforeConfirm) {
+            self.commit_parts()?;
+        }
+        let since = journal::now();
+        let deadline = in_secs(self.ctx.intent.confirm.timeout_secs);
+        deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
+        self.append(Event::Awaiting {
+            nonce: crate::nonce(),
+            since,
+            deadline,
+        })
     }
 
     fn judge_and_confirm(&mut self) -> Result<(), AgentError> {
@@ -282,7 +258,7 @@ impl Run<'_> {
         let settled = since
             .at
             .saturating_add(settle.saturating_mul(1_000_000_000));
-        let file = self.ctx.layout.attempt(self.ctx.order()).join("confirm");
+        let file = self.ctx.dir().join("confirm");
         loop {
             let now = journal::boottime();
             if !self.state().good && now >= settled.min(deadline.at) {
@@ -302,22 +278,16 @@ impl Run<'_> {
                 let _stale = fs::remove_file(&file);
             }
             if now >= deadline.at {
-                return self.append(Event::RollingBack(Fault {
-                    stage: Stage::Confirm,
-                    message: format!(
-                        "nobody confirmed over a new connection within {} s",
-                        self.ctx.intent.confirm.timeout_secs
-                    ),
-                    evidence: false,
-                    failed_units: Vec::new(),
-                }));
+                let secs = self.ctx.intent.confirm.timeout_secs;
+                let message = format!("nobody confirmed over a new connection within {secs} s");
+                return self.append(Event::RollingBack(Fault::new(Stage::Confirm, message)));
             }
             thread::sleep(LOOK);
         }
     }
 
     fn commit(&mut self) -> Result<bool, AgentError> {
-        let recorded = self.state().recorded.clone().unwrap_or_default();
+        let recorded = self.recorded();
         let came_between = self
             .parts
             .iter()
@@ -327,12 +297,9 @@ impl Run<'_> {
         }
         if let Some(by) = came_between {
             self.end(End {
-                outcome: Outcome::Superseded,
                 stage: Some(Stage::Confirm),
                 message: Some(by),
-                evidence: false,
-                differs: Vec::new(),
-                restart_debt: Vec::new(),
+                ..End::of(Outcome::Superseded)
             })?;
             return Ok(true);
         }
@@ -340,120 +307,140 @@ impl Run<'_> {
         Ok(true)
     }
 
-    fn read_back(&mut self) -> Result<(), AgentError> {
-        let recorded = self.state().recorded.clone().unwrap_or_default();
-        let mut end = End {
-            outcome: Outcome::Succeeded,
-            stage: None,
-            message: None,
-            evidence: false,
-            differs: Vec::new(),
-            restart_debt: Vec::new(),
-        };
+    fn commit_parts(&mut self) -> Result<(), AgentError> {
+        let recorded = self.recorded();
         for (_, part) in &mut self.parts {
-            match part.write_boot(self.ctx, &recorded)? {
-                Committed::Done { reboot_required } if !reboot_required.is_empty() => {
-                    end.outcome = Outcome::RebootRequired;
-                    end.message = Some(format!(
-                        "runs and is the boot default; only a reboot brings: {}",
-                        reboot_required.join(", ")
-                    ));
+            part.commit(self.ctx, &recorded)?;
+        }
+        Ok(())
+    }
+
+    fn uncommit(&mut self) {
+        let recorded = self.recorded();
+        for (name, part) in self.parts.iter_mut().rev() {
+            if let Err(e) = part.uncommit(self.ctx, &recorded) {
+                eprintln!("trueup-agent: taking back the commit of {name}: {e}");
+            }
+        }
+    }
+
+    fn read_back(&mut self) -> Result<(), AgentError> {
+        let recorded = self.recorded();
+        let mut end = End::of(Outcome::Succeeded);
+        let (mut reboot, mut without) = (Vec::new(), None);
+        // The first component, `system`, last: its boot entry decides what a power cut boots.
+        for (_, part) in self.parts.iter_mut().rev() {
+            match part.seal(self.ctx, &recorded)? {
+                Committed::Done {
+                    reboot_required,
+                    restart_debt,
+                } => {
+                    reboot.extend(reboot_required);
+                    end.restart_debt.extend(restart_debt);
                 }
-                Committed::Done { .. } => {}
                 Committed::Without(why) => {
-                    end.outcome = Outcome::BootNotCommitted;
-                    end.stage = Some(Stage::Boot);
-                    end.message = Some(why);
+                    without = Some(why);
+                    break;
                 }
             }
+        }
+        if let Some(why) = without {
+            self.uncommit();
+            end.outcome = Outcome::BootNotCommitted;
+            end.stage = Some(Stage::Boot);
+            end.message = Some(why);
+        } else if !reboot.is_empty() {
+            end.outcome = Outcome::RebootRequired;
+            end.message = Some(format!(
+                "runs and is the boot default; only a reboot brings: {}",
+                reboot.join(", ")
+            ));
         }
         self.end(end)
     }
 
-    fn verify(&mut self) -> Result<(), AgentError> {
-        let recorded = self.state().recorded.clone().unwrap_or_default();
-        let fault = self.state().fault.clone();
-        let mut outcome = Outcome::RolledBack;
-        let (mut differs, mut restart_debt) = (Vec::new(), Vec::new());
-        for (_, part) in &mut self.parts {
-            let v = part.verify(self.ctx, &recorded)?;
-            if !v.back {
-                outcome = Outcome::RollbackFailed;
-            } else if !v.differs.is_empty() && outcome == Outcome::RolledBack {
-                outcome = Outcome::RolledBackPartial;
-            }
-            differs.extend(v.differs);
-            restart_debt.extend(v.restart_debt);
+    fn revert(&mut self, name: ComponentName) -> Result<bool, AgentError> {
+        if !deadman::fire(&self.ctx.layout, self.ctx.order())? {
+            return Ok(false);
         }
-        self.end(End {
-            outcome,
-            stage: fault.as_ref().map(|f| f.stage),
-            message: fault.as_ref().map(|f| f.message.clone()),
-            evidence: fault.is_some_and(|f| f.evidence),
-            differs,
-            restart_debt,
-        })
+        let (ctx, recorded) = (self.ctx, self.recorded());
+        if let Err(e) = self.part(&name)?.revert(ctx, &recorded) {
+            eprintln!("trueup-agent: going back: {e}"); // what differs is read and told by Verify
+        }
+        self.append(Event::Reverted { component: name })?;
+        Ok(true)
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Result<(), AgentError> {
-        if !deadman::disarm(&self.ctx.layout, self.ctx.order())? && deadman::stands(self.ctx) {
-            return Ok(());
+    fn verify(&mut self) -> Result<(), AgentError> {
+        let contact = contact::wait(&self.ctx.layout, self.state());
+        let recorded = self.recorded();
+        let fault = self.state().fault.clone();
+        let mut end = End {
+            stage: fault.as_ref().map(|f| f.stage),
+            message: fault.as_ref().map(|f| f.message.clone()),
+            evidence: fault.as_ref().is_some_and(|f| f.evidence),
+            component: fault.and_then(|f| f.component),
+            ..End::of(Outcome::RolledBack)
+        };
+        let mut back = true;
+        for (_, part) in &mut self.parts {
+            let v = part.verify(self.ctx, &recorded)?;
+            back &= v.back;
+            end.differs.extend(v.differs);
+            end.restart_debt.extend(v.restart_debt);
         }
+        let lost = !back || (!contact && !end.differs.is_empty());
+        if lost && system_goal(self.ctx).is_some_and(|g| g.reboot_as_last_resort) {
+            if !self.state().last_resort {
+                self.append(Event::LastResort)?;
+                reboot();
+            }
+            end.differs
+                .push("the reboot as a last resort did not come".to_owned());
+        }
+        if !contact {
+            end.differs
+                .push("nobody has been able to get in since the way back".to_owned());
+        }
+        if !back {
+            end.outcome = Outcome::RollbackFailed;
+        } else if !end.differs.is_empty() {
+            end.outcome = Outcome::RolledBackPartial;
+        }
+        self.end(end)
+    }
+
+    /// Nothing was touched, so it does not matter whether the dead-man fired meanwhile: whoever has the journal says
+    /// that it ended, and the other one finds that.
+    fn refuse(&mut self, by: Option<ComponentName>, refusal: Refusal) -> Result<(), AgentError> {
+        let _either_way = deadman::disarm(&self.ctx.layout, self.ctx.order())?;
         self.end(End {
-            outcome: refusal.outcome,
             stage: Some(refusal.stage),
             message: Some(refusal.message),
             evidence: refusal.evidence,
-            differs: Vec::new(),
-            restart_debt: Vec::new(),
+            component: by,
+            ..End::of(refusal.outcome)
         })
     }
 
     fn end(&mut self, end: End) -> Result<(), AgentError> {
-        conclude(self.ctx, self.state().phase, &end)?;
-        self.append(Event::Ended(end))
+        memory::conclude(self.ctx, self.state().phase, &end)?;
+        self.append(Event::Ended(end))?;
+        contact::forget(&self.ctx.layout);
+        Ok(())
     }
 }
 
-/// What is remembered of an end, before the journal says that it ended.
-pub fn conclude(ctx: &Context, phase: Phase, end: &End) -> Result<(), AgentError> {
-    let mut all = memory(&ctx.layout)?;
-    for Goal {
-        component, digest, ..
-    } in &ctx.intent.goals
-    {
-        let kept = all.entry(component.clone()).or_default();
-        kept.last = Some((digest.clone(), end.outcome));
-        let committed = end.outcome == Outcome::Succeeded
-            || (end.outcome == Outcome::RebootRequired && phase >= Phase::Committing);
-        if committed {
-            kept.confirmed = Some(digest.clone());
-            kept.quarantined.retain(|d| d != digest);
-        }
-        if end.evidence && !kept.quarantined.contains(digest) {
-            kept.quarantined.push(digest.clone());
-            let over = kept.quarantined.len().saturating_sub(MAX_QUARANTINE);
-            kept.quarantined.drain(..over);
-        }
+/// Asks systemd, then the kernel. Returns only if neither did it.
+fn reboot() {
+    eprintln!("trueup-agent: the way back did not do; rebooting into the old boot default");
+    if let Err(e) = exec::tool_ok("systemctl", &["reboot"], units::SYSTEMCTL_LIMIT) {
+        eprintln!("trueup-agent: {e}");
     }
-    remember(&ctx.layout, &all)?;
-    prune(&ctx.layout, ctx.order());
-    Ok(())
-}
-
-/// Roots and folders of the attempts before the one before this go.
-fn prune(layout: &Layout, current: Order) {
-    let mut older: Vec<Order> = journal::orders(layout)
-        .into_iter()
-        .filter(|o| *o < current)
-        .collect();
-    older.pop();
-    for order in older {
-        for kind in ["candidate", "recorded", "agent"] {
-            let _gone = fs::remove_file(Path::new(files::ROOTS).join(format!("{kind}-{order}")));
-        }
-        let _gone = fs::remove_dir_all(layout.attempt(order));
-        let _gone = fs::remove_file(layout.journal(order));
+    thread::sleep(REBOOT_LIMIT);
+    rustix::fs::sync();
+    if let Err(e) = rustix::system::reboot(rustix::system::RebootCommand::Restart) {
+        eprintln!("trueup-agent: the kernel does not reboot: {e}");
     }
 }
 

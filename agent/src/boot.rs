@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use trueup_schema::StorePath;
 
-use crate::files;
+use crate::files::{self, FileError};
+
+/// The loader of containers: the next boot runs what `/sbin/init` names.
+pub const INIT_LINK: &str = "init-link";
+const INIT: &str = "sbin/init";
 
 /// What boots this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +55,40 @@ fn detect_in(root: &Path) -> BootDefault {
             first_init(&files::text(root.join("boot/grub/grub.cfg"))),
         );
     }
-    if let Ok(target) = fs::read_link(root.join("sbin/init")) {
+    if let Ok(target) = fs::read_link(root.join(INIT)) {
         let closure = target.to_str().and_then(init_closure);
         if closure.is_some() {
-            return found("init-link", closure);
+            return found(INIT_LINK, closure);
         }
     }
     let any = root.join("boot").is_dir() && !dir_names(&root.join("boot")).is_empty();
     found(if any { "unknown" } else { "none" }, None)
+}
+
+/// Makes the next boot of a container run this closure.
+pub fn put_init_link(closure: &StorePath) -> Result<(), FileError> {
+    put_init_link_in(Path::new("/"), closure)
+}
+
+fn put_init_link_in(root: &Path, closure: &StorePath) -> Result<(), FileError> {
+    files::link(&Path::new(closure.as_str()).join("init"), &root.join(INIT))
+}
+
+/// Where a loader has its copies of kernels and initrds, if it makes any.
+#[must_use]
+pub fn copies(loader: &str) -> Option<PathBuf> {
+    copies_in(Path::new("/"), loader)
+}
+
+fn copies_in(root: &Path, loader: &str) -> Option<PathBuf> {
+    let places: &[&str] = match loader {
+        "systemd-boot" | "lanzaboote" => &["boot/EFI/nixos", "efi/EFI/nixos", "boot/efi/EFI/nixos"],
+        "grub" => &["boot/kernels"],
+        "extlinux" => &["boot/nixos"],
+        "lab" => &["boot/loader"],
+        _ => &[],
+    };
+    places.iter().map(|p| root.join(p)).find(|p| p.is_dir())
 }
 
 fn dir_names(dir: &Path) -> Vec<String> {
@@ -162,6 +192,15 @@ mod tests {
             "DEFAULT nixos-default\nLABEL nixos-1\n APPEND init=/nix/store/x/init\nLABEL nixos-default\n APPEND init={A}/init x\n"
         );
         assert_eq!(extlinux(&text).map(|p| p.to_string()), Some(A.to_owned()));
+    }
+
+    #[test]
+    fn the_link_of_a_container_is_put_and_read_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        put_init_link_in(dir.path(), &A.parse().expect("a path")).expect("put");
+        let got = detect_in(dir.path());
+        assert_eq!(got.loader, INIT_LINK);
+        assert_eq!(got.closure.map(|p| p.to_string()), Some(A.to_owned()));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use trueup_schema::Timestamp;
 use trueup_schema::wire::{Hold, OfferReply, Order};
 
 use crate::files::{self, Layout};
-use crate::{AgentError, activate, confirm, deadman, journal, offer, parse_order, report, resume};
+use crate::{
+    AgentError, activate, confirm, contact, deadman, journal, offer, parse_order, report, resume,
+};
 
 const USAGE: &str = "trueup-agent version [-o json] | report | offer [--follow] | watch | confirm --order T-S --nonce N \
 | resume | hold --for 2h --reason TEXT | release";
@@ -57,6 +59,12 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
     }
     let layout = Layout::default();
     layout.create()?;
+    if matches!(
+        name.as_str(),
+        "report" | "adopt-info" | "offer" | "watch" | "confirm"
+    ) {
+        contact::note(&layout);
+    }
     let out = &mut stdout().lock();
     match name.as_str() {
         "report" | "adopt-info" => {

@@ -9,19 +9,22 @@ use std::time::Duration;
 
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::time::{ClockId, clock_gettime};
-use trueup_core::agent::{Event, Fault, Phase};
+use trueup_core::agent::{End, Event, Fault, Phase};
+use trueup_schema::status::Outcome;
 use trueup_schema::wire::{Order, Stage};
 
-use crate::component::Context;
 use crate::exec::{self, ExecError};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal, JournalError};
-use crate::{AgentError, activate, units};
+use crate::plant::{self, Bug};
+use crate::{AgentError, activate, memory, units};
 
 /// The agent itself acts at the deadline, the first line so much later.
-pub const BEHIND: Duration = Duration::from_secs(15);
+pub const BEHIND: Duration = Duration::from_secs(if cfg!(feature = "planted") { 3 } else { 15 });
 /// The second line again so much later.
 const SECOND: Duration = Duration::from_secs(15);
+/// What the first line asks for, so that memory pressure takes everything else first.
+const OOM_SCORE: &str = "-1000";
 /// How often the waiting process looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// A roll-back by another process of ours may take so long before it is taken over.
@@ -43,6 +46,9 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         .any(|k| layout.claim(k, order).exists());
     if !claim.exists() && !decided {
         files::write_atomic(&claim, b"")?;
+    }
+    if plant::is(Bug::DeadManOff) {
+        return Ok(());
     }
     let older = names(layout, order);
     let tag = crate::nonce()[..8].to_owned();
@@ -131,8 +137,29 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         units::SYSTEMCTL_LIMIT,
     )?;
     stop(&older);
+    note_oom_score(layout, order, &first);
     files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
     Ok(())
+}
+
+/// `OOMScoreAdjust=` is dropped without a word where `CAP_SYS_RESOURCE` is missing: read back, told, no failure.
+fn note_oom_score(layout: &Layout, order: Order, unit: &str) {
+    let args = ["show", "--property=MainPID", "--value", "--", unit];
+    let pid = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT).unwrap_or_default();
+    let score = files::text(format!("/proc/{}/oom_score_adj", pid.trim()));
+    if score != OOM_SCORE {
+        let text = format!(
+            "the dead-man is not protected from the OOM killer: its oom_score_adj is {score}, {OOM_SCORE} was asked for"
+        );
+        let _told = files::write_json(&layout.attempt(order).join("warnings"), &[text]);
+    }
+}
+
+/// What was found while arming.
+#[must_use]
+pub fn warnings(layout: &Layout, order: Order) -> Vec<String> {
+    let read = files::read_json(&layout.attempt(order).join("warnings"));
+    read.ok().flatten().unwrap_or_default()
 }
 
 fn nanos(d: Duration) -> u64 {
@@ -244,6 +271,15 @@ fn act(layout: &Layout, order: Order, armed: &Path, fired: &Path) -> Result<(), 
     let ctx = activate::context(layout, order)?;
     match phase {
         Phase::Ended => return Ok(()),
+        Phase::Accepted | Phase::Staged | Phase::Recorded => {
+            let end = End {
+                stage: Some(Stage::Arm),
+                message: Some("the agent is gone, before anything was touched".to_owned()),
+                ..End::of(Outcome::Interrupted)
+            };
+            memory::conclude(&ctx, phase, &end)?;
+            journal.append(layout, Event::Ended(end))?;
+        }
         Phase::Armed | Phase::Applying | Phase::Awaiting => {
             journal.append(layout, Event::RollingBack(unattended(phase)))?;
         }
@@ -263,12 +299,7 @@ fn unattended(phase: Phase) -> Fault {
             "the agent that activated is gone or did not end in time",
         ),
     };
-    Fault {
-        stage,
-        message: format!("the dead-man acted: {what}"),
-        evidence: false,
-        failed_units: Vec::new(),
-    }
+    Fault::new(stage, format!("the dead-man acted: {what}"))
 }
 
 fn open_when_free(layout: &Layout, order: Order) -> Result<Journal, AgentError> {
@@ -279,12 +310,4 @@ fn open_when_free(layout: &Layout, order: Order) -> Result<Journal, AgentError> 
             other => return Ok(other?),
         }
     }
-}
-
-/// Does an armed or fired claim stand?
-#[must_use]
-pub fn stands(ctx: &Context) -> bool {
-    ["armed", "fired"]
-        .iter()
-        .any(|k| ctx.layout.claim(k, ctx.order()).exists())
 }

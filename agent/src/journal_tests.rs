@@ -71,3 +71,51 @@ fn two_processes_never_write_one_attempt() {
         Err(JournalError::Locked(_))
     ));
 }
+
+/// Remembers what it was asked, and what was in the journal's file at each answer.
+#[derive(Debug, Clone, Default)]
+struct Recorder(std::rc::Rc<std::cell::RefCell<Vec<&'static str>>>);
+
+impl Medium for Recorder {
+    fn add(&mut self, _bytes: &[u8]) -> std::io::Result<()> {
+        self.0.borrow_mut().push("add");
+        Ok(())
+    }
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.0.borrow_mut().push("sync");
+        Ok(())
+    }
+}
+
+/// The claim: when `append` returns, so that the effect may follow, the record has been synced.
+fn each_record_is_synced_before_the_effect() -> Result<(), String> {
+    let (_dir, layout, order) = begun();
+    let mut journal = Journal::open(&layout, order).expect("opened");
+    let recorder = Recorder::default();
+    journal.file = Box::new(recorder.clone());
+    for event in [
+        Event::Recorded(trueup_core::agent::Recorded::default()),
+        Event::Armed { deadline: now() },
+    ] {
+        journal.append(&layout, event).expect("written");
+        let asked = recorder.0.borrow();
+        if asked.last() != Some(&"sync") {
+            return Err(format!("the effect follows after {asked:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_effect_comes_before_its_record_is_synced() {
+    each_record_is_synced_before_the_effect().expect("synced");
+}
+
+#[test]
+fn the_planted_bug_skip_fsync_is_noticed() {
+    let found = crate::plant::with(
+        crate::plant::Bug::SkipFsync,
+        each_record_is_synced_before_the_effect,
+    );
+    assert!(found.is_err(), "the claim above could not fail");
+}

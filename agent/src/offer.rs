@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use trueup_core::agent::{Accepted, Event, Phase};
 use trueup_schema::status::Outcome;
-use trueup_schema::wire::{
-    FORMAT, Intent, MAX_DOCUMENT, Mode, OfferReply, Order, Signed, SystemGoal,
-};
+use trueup_schema::wire::{ConfirmBy, FORMAT, Intent, MAX_DOCUMENT, OfferReply, Order, Signed};
 use trueup_schema::{StorePath, Timestamp};
 
+use crate::component::{self, Parts};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
 use crate::trust::{self, TrustError};
-use crate::{AgentError, activate, boot, deadman, exec, report, resume, session, system, units};
+use crate::{AgentError, activate, contact, deadman, exec, memory, report, resume, session, units};
 
 /// `nix-store --check-validity` of a few paths.
 const VALIDITY_LIMIT: Duration = Duration::from_secs(60);
@@ -70,38 +69,21 @@ pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentEr
     if let Some(no) = check(layout, &intent)? {
         return Ok(no);
     }
-    let goals: Result<Vec<SystemGoal>, _> = intent
-        .goals
-        .iter()
-        .map(|g| serde_json::from_value(g.body.clone()))
-        .collect();
-    let goals = match goals {
-        Ok(goals) => goals,
-        Err(e) => return Ok(refused("Unsupported", e.to_string())),
+    let parts = match component::all(&intent) {
+        Ok(parts) if !parts.is_empty() => parts,
+        Ok(_) => return Ok(refused("Unsupported", "the intent has no goals".to_owned())),
+        Err(e) => return Ok(refused("NotYet", e.to_string())),
     };
-    if goals.is_empty()
-        || intent
-            .goals
-            .iter()
-            .any(|g| g.component.as_str() != "system")
-    {
-        return Ok(refused(
-            "NotYet",
-            "this agent has the component `system` only".to_owned(),
-        ));
+    if let Some(what) = parts.iter().find_map(|(_, p)| p.not_yet()) {
+        return Ok(refused("NotYet", what));
     }
-    if let Some(goal) = goals.iter().find(|g| g.mode != Mode::Switch) {
-        return Ok(refused(
-            "NotYet",
-            format!("mode {:?} is not built yet; `switch` is", goal.mode),
-        ));
-    }
-    if is_already(layout, &intent, &goals)? {
+    if is_already(layout, &intent, &parts)? {
         return Ok(OfferReply::Already {
             order: intent.order,
         });
     }
-    let missing = missing(&goals)?;
+    let needs: Vec<StorePath> = parts.iter().flat_map(|(_, p)| p.needs()).collect();
+    let missing = missing(&needs)?;
     if !missing.is_empty() {
         for path in &missing {
             // Before the copy: a garbage collection between copy and second offer would take it.
@@ -113,7 +95,7 @@ pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentEr
         }
         return Ok(OfferReply::Need { paths: missing });
     }
-    begin(layout, &intent)?;
+    begin(layout, &intent, &needs)?;
     Ok(OfferReply::Begun {
         order: intent.order,
     })
@@ -162,13 +144,20 @@ fn check(layout: &Layout, intent: &Intent) -> Result<Option<OfferReply>, AgentEr
             format!("it was good until {}", intent.expires_at),
         );
     }
+    if intent.confirm.by == ConfirmBy::Itself {
+        return no(
+            "NotYet",
+            "`confirm: self` comes with `delivery: pull`; `controller` and `none` are built"
+                .to_owned(),
+        );
+    }
     if let Some(hold) = report::hold(layout)? {
         return no(
             "Held",
             format!("by {} until {}: {}", hold.by, hold.until, hold.reason),
         );
     }
-    let memory = activate::memory(layout)?;
+    let memory = memory::read(layout)?;
     for goal in &intent.goals {
         let hurt = memory
             .get(&goal.component)
@@ -202,50 +191,41 @@ fn wake(layout: &Layout, order: Order, phase: Phase) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn is_already(layout: &Layout, intent: &Intent, goals: &[SystemGoal]) -> Result<bool, AgentError> {
-    for goal in goals {
-        let running = fs::canonicalize(files::CURRENT).ok();
-        let default = boot::detect().closure;
-        let all = running == Some(system::target(goal))
-            && files::store_path(files::PROFILE).as_ref() == Some(&goal.closure)
-            && (default.is_none() || default.as_ref() == Some(&goal.closure));
-        if !all {
+fn is_already(layout: &Layout, intent: &Intent, parts: &Parts) -> Result<bool, AgentError> {
+    for (_, part) in parts {
+        if !part.observe(layout)?.lasting {
             return Ok(false);
         }
     }
-    let mut memory = activate::memory(layout)?;
-    let before = memory.clone();
+    let mut all = memory::read(layout)?;
+    let before = all.clone();
     for goal in &intent.goals {
-        let kept = memory.entry(goal.component.clone()).or_default();
+        let kept = all.entry(goal.component.clone()).or_default();
         if kept.confirmed.as_ref() != Some(&goal.digest) {
             kept.confirmed = Some(goal.digest.clone());
             kept.last = Some((goal.digest.clone(), Outcome::Skipped));
         }
     }
-    if memory != before {
-        activate::remember(layout, &memory)?;
+    if all != before {
+        memory::write(layout, &all)?;
     }
     Ok(true)
 }
 
 /// What the database does not know as valid; `test -e` would take a broken half copy for the whole.
-fn missing(goals: &[SystemGoal]) -> Result<Vec<StorePath>, AgentError> {
+fn missing(needs: &[StorePath]) -> Result<Vec<StorePath>, AgentError> {
     let mut missing = Vec::new();
     let nix_store = exec::tool("nix-store")?;
-    for goal in goals {
-        let out = exec::run(
-            &nix_store,
-            &["--check-validity", goal.closure.as_str()],
-            VALIDITY_LIMIT,
-        )?;
-        if out.code != 0 {
-            missing.push(goal.closure.clone());
+    for path in needs {
+        let args = ["--check-validity", path.as_str()];
+        if exec::run(&nix_store, &args, VALIDITY_LIMIT)?.code != 0 {
+            missing.push(path.clone());
         }
     }
     Ok(missing)
 }
 
-fn begin(layout: &Layout, intent: &Intent) -> Result<(), AgentError> {
+fn begin(layout: &Layout, intent: &Intent, needs: &[StorePath]) -> Result<(), AgentError> {
     let order = intent.order;
     let dir = layout.attempt(order);
     fs::create_dir_all(&dir).map_err(|source| files::FileError::Write {
@@ -272,14 +252,15 @@ fn begin(layout: &Layout, intent: &Intent) -> Result<(), AgentError> {
         }),
     )?;
     drop(journal); // the unit's process takes the lock
-    for goal in &intent.goals {
-        if let Ok(body) = serde_json::from_value::<SystemGoal>(goal.body.clone()) {
-            let roots = Path::new(files::ROOTS);
-            files::link(
-                Path::new(body.closure.as_str()),
-                &roots.join(format!("candidate-{order}")),
-            )?;
-            let _done = fs::remove_file(roots.join(format!("wanted-{}", body.closure.hash())));
+    let roots = Path::new(files::ROOTS);
+    for path in needs {
+        let name = format!("candidate-{order}.{}", path.hash());
+        files::link(Path::new(path.as_str()), &roots.join(name))?;
+    }
+    for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
+        // Asked for by an offer, and copied or forgotten since.
+        if entry.file_name().to_string_lossy().starts_with("wanted-") {
+            let _gone = fs::remove_file(entry.path());
         }
     }
     start_unit(layout, order)
@@ -338,9 +319,13 @@ pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), 
             return Err(AgentError::NoAttempt(order.to_string()));
         };
         let now = (report::state_of(state.phase), state.waiting_jobs.clone());
-        if told.as_ref() != Some(&now) {
+        let wanted = contact::is_wanted(layout, order);
+        if told.as_ref() != Some(&now) || wanted {
             say(&mut out, &report::take(layout)?)?;
             told = Some(now);
+        }
+        if wanted {
+            contact::note_if_heard(layout, order);
         }
         if state.phase == Phase::Ended {
             return Ok(());

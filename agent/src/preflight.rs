@@ -1,5 +1,6 @@
 //! Asked before anything is touched: is this closure for this host, is there room, does something forbid a switch?
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rustix::fs::statvfs;
@@ -7,10 +8,12 @@ use trueup_schema::status::Outcome;
 use trueup_schema::wire::{Stage, SystemGoal};
 
 use crate::component::Refusal;
-use crate::files;
+use crate::{boot, files};
 
 /// systemd refuses every reload below 16 MiB on `/run`; some more, since the switch itself writes there.
 const RUN_FREE: u64 = 20 << 20;
+/// Entries, and what the loader's script writes for a moment.
+const BOOT_FREE: u64 = 1 << 20;
 /// The journal, the log and the profile must fit.
 const NIX_FREE: u64 = 32 << 20;
 
@@ -31,12 +34,52 @@ fn room(dir: &str, need: u64) -> Result<(), Refusal> {
     if free >= need {
         return Ok(());
     }
-    let (free, need) = (free >> 20, need >> 20);
-    Err(refuse(
+    Err(missing(dir, free, need))
+}
+
+fn missing(dir: &str, free: u64, need: u64) -> Refusal {
+    let (free, need) = (free >> 10, need.div_ceil(1 << 10));
+    refuse(
         Outcome::Failed,
-        format!("SpaceMissing: {dir} has {free} MiB free, an activation needs {need} MiB"),
+        format!("SpaceMissing: {dir} has {free} KiB free, an activation needs {need} KiB"),
         false,
-    ))
+    )
+}
+
+/// The loader copies kernel and initrd of each generation: the candidate's, and the running one's for the way back.
+fn room_to_boot(target: &Path) -> Result<(), Refusal> {
+    let Some(dir) = boot::copies(boot::detect().loader) else {
+        return Ok(());
+    };
+    let need = copies_needed(&dir, &[target, Path::new(files::CURRENT)]) + BOOT_FREE;
+    room(&dir.to_string_lossy(), need)
+}
+
+/// Bytes of the kernels and initrds that have no copy in `dir`: a copy is named after the store path that it is of.
+fn copies_needed(dir: &Path, closures: &[&Path]) -> u64 {
+    let there: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    let mut lacking = BTreeMap::new();
+    for closure in closures {
+        for name in ["kernel", "initrd"] {
+            let Ok(real) = std::fs::canonicalize(closure.join(name)) else {
+                continue;
+            };
+            let path = real.to_string_lossy().into_owned();
+            let hash = path.strip_prefix("/nix/store/").and_then(|p| p.get(..32));
+            let file = real.file_name().unwrap_or_default().to_string_lossy();
+            let copied =
+                hash.is_some_and(|h| there.iter().any(|t| t.starts_with(h) && t.contains(&*file)));
+            if !copied {
+                lacking.insert(path, real.metadata().map_or(0, |m| m.len()));
+            }
+        }
+    }
+    lacking.values().sum()
 }
 
 /// All of it.
@@ -61,6 +104,7 @@ pub fn check(goal: &SystemGoal, target: &Path) -> Result<(), Refusal> {
     }
     room("/run", RUN_FREE)?;
     room("/nix", NIX_FREE)?;
+    room_to_boot(target)?;
     let current = Path::new(files::CURRENT);
     if current.exists() {
         let (old, new) = (
@@ -134,4 +178,25 @@ pub fn reboot_required(booted: &Path, profile: &Path) -> Vec<String> {
         .filter(|(file, _)| differs(file))
         .map(|(_, name)| (*name).to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_kernels_without_a_copy_need_room() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let closure = |name: &str, size: usize| {
+            let top = dir.path().join(name);
+            std::fs::create_dir_all(&top).expect("made");
+            std::fs::write(top.join("kernel"), vec![0; size]).expect("written");
+            top
+        };
+        let boot = dir.path().join("copies");
+        std::fs::create_dir_all(&boot).expect("made");
+        let (a, b) = (closure("a", 1000), closure("b", 500));
+        assert_eq!(copies_needed(&boot, &[&a, &b]), 1500);
+        assert_eq!(copies_needed(&boot, &[&a, &a]), 1000);
+    }
 }

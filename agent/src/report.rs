@@ -13,10 +13,14 @@ use trueup_schema::wire::{
 
 use crate::files::{self, Layout};
 use crate::units::{self, Units};
-use crate::{AgentError, activate, boot, journal, preflight};
+use crate::{AgentError, boot, component, deadman, journal, memory, preflight};
 
 /// What this program understands.
+#[cfg(not(feature = "planted"))]
 pub const UNDERSTANDS: [&str; 1] = [SYSTEM_V1];
+/// What this program understands.
+#[cfg(feature = "planted")]
+pub const UNDERSTANDS: [&str; 2] = [SYSTEM_V1, crate::second::SECOND_V1];
 /// Units of other tools that deploy.
 const OTHERS: [(&str, &str); 5] = [
     ("nixos-upgrade", "nixos-upgrade.timer"),
@@ -50,6 +54,16 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
             "the boot default can't be read back ({} loader)",
             loader.loader
         ));
+    }
+    if loader.loader == "init-link" {
+        warnings.push(
+            "the boot default is a link that every activation moves: until the agent has put it back, a power cut boots \
+             the candidate unconfirmed"
+                .to_owned(),
+        );
+    }
+    if let Some(order) = orders.last() {
+        warnings.extend(deadman::warnings(layout, *order));
     }
     if crate::own_store_path().is_none() {
         warnings.push(
@@ -162,14 +176,12 @@ fn components(
     layout: &Layout,
     intent: Option<&Intent>,
 ) -> Result<Vec<ComponentReport>, AgentError> {
-    let memory = activate::memory(layout)?;
-    let running = std::fs::canonicalize(files::CURRENT).ok();
-    let report = |(name, kept): (_, activate::Kept)| {
+    let memory = memory::read(layout)?;
+    let report = |(name, kept): (_, memory::Kept)| {
         let goal = intent.and_then(|i| i.goals.iter().find(|g| g.component == name));
         let observed = goal.and_then(|g| {
-            let body = serde_json::from_value(g.body.clone()).ok()?;
-            let target = crate::system::target(&body);
-            (Some(target) == running).then(|| g.digest.clone())
+            let found = component::of(g).ok()?.observe(layout).ok()?;
+            found.in_effect.then(|| g.digest.clone())
         });
         ComponentReport {
             name,

@@ -1,15 +1,13 @@
 //! After a reboot: which system came up decides how the open record is closed. Nothing is activated here.
 
-use std::path::Path;
-
 use trueup_core::agent::{End, Event, Phase, State};
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::Stage;
 
-use crate::component::Context;
+use crate::component::{self, Context};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal, JournalError};
-use crate::{AgentError, activate, boot, system};
+use crate::{AgentError, activate};
 
 /// Writes down that the host booted anew, if it did since the attempt began.
 pub fn note_reboot(layout: &Layout, journal: &mut Journal) -> Result<(), AgentError> {
@@ -44,50 +42,62 @@ pub fn close_if_rebooted(layout: &Layout) -> Result<(), AgentError> {
     }
 }
 
-/// How an attempt that a reboot cut short ended.
+/// How an attempt that a reboot cut short ended; what it had set is set back where it does not last.
 pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
     let cut_in = state.cut_in.unwrap_or(Phase::Accepted);
-    let recorded = state.recorded.unwrap_or_default();
-    let target = activate::system_goal(ctx).map(|g| system::target(&g));
-    let wanted = target.as_deref().and_then(files::store_path);
-    let closure = activate::system_goal(ctx).map(|g| g.closure);
+    let recorded = state.recorded.clone().unwrap_or_default();
+    let mut parts = component::all(&ctx.intent)?;
+    if (Phase::ProfileSet..=Phase::BootAsked).contains(&cut_in) {
+        let mut lasts = true;
+        for (_, part) in &parts {
+            lasts &= part.observe(&ctx.layout)?.lasting;
+        }
+        if lasts {
+            return Ok(End {
+                message: Some("a power cut came after the commit".to_owned()),
+                ..End::of(Outcome::Succeeded)
+            });
+        }
+    }
+    for (_, part) in parts.iter_mut().rev() {
+        if (Phase::Committing..=Phase::BootAsked).contains(&cut_in) {
+            part.uncommit(ctx, &recorded)?;
+        }
+        if state.touched() > 0 {
+            part.after_power_cut(ctx, &recorded)?;
+        }
+    }
     let running = files::store_path(files::CURRENT);
-    let default = boot::detect().closure;
-    let committed = cut_in >= Phase::ProfileSet
-        && cut_in <= Phase::BootAsked
-        && wanted.is_some()
-        && running == wanted
-        && (default.is_none() || default == closure);
+    let name = running.as_ref().map_or("an unknown system", |p| p.name());
     let mut end = End {
-        outcome: Outcome::Succeeded,
-        stage: None,
-        message: None,
-        evidence: false,
-        differs: Vec::new(),
-        restart_debt: Vec::new(),
+        stage: Some(stage_of(cut_in)),
+        message: Some(format!(
+            "the host booted anew {}; {name} runs",
+            when(cut_in)
+        )),
+        ..End::of(Outcome::Interrupted)
     };
-    if committed {
-        end.message = Some("a power cut came after the commit".to_owned());
-        return Ok(end);
-    }
-    end.outcome = Outcome::Interrupted;
-    end.stage = Some(stage_of(cut_in));
-    end.message = Some(format!(
-        "the host booted anew {}; {} runs",
-        when(cut_in),
-        running.as_ref().map_or("an unknown system", |p| p.name())
-    ));
-    let profile = files::store_path(files::PROFILE);
-    if let Some(old) = &recorded.profile
-        && cut_in >= Phase::Committing
-        && profile == closure
-        && profile.as_ref() != Some(old)
+    if cut_in == Phase::RollingBack
+        && let Some(fault) = state.fault
     {
-        system::set_profile(old)?;
+        // It was going back already, and why stays true; the reboot has done what was left.
+        end.stage = Some(fault.stage);
+        end.evidence = fault.evidence;
+        end.component = fault.component;
+        let how = if state.last_resort {
+            "rebooted as a last resort"
+        } else {
+            "the host booted anew on the way back"
+        };
+        end.message = Some(format!("{}; {how}", fault.message));
+        end.outcome = Outcome::RolledBack;
     }
-    if running != recorded.running && Path::new(files::CURRENT).exists() {
+    if running != recorded.running && recorded.running.is_some() && running.is_some() {
         end.differs
             .push("another system runs than before the attempt".to_owned());
+        if end.outcome == Outcome::RolledBack {
+            end.outcome = Outcome::RolledBackPartial;
+        }
     }
     Ok(end)
 }

@@ -4,6 +4,7 @@
 use trueup_core::agent::Session;
 
 use crate::files;
+use crate::plant::{self, Bug};
 
 /// More ancestors than this are not looked at.
 const MAX_DEPTH: usize = 32;
@@ -59,11 +60,47 @@ pub fn own() -> Option<Session> {
     found
 }
 
+/// Has the other side's kernel taken all that this connection's process sent? Read from the send queue of its TCP socket.
+#[must_use]
+pub fn is_acknowledged(pid: u32) -> bool {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| {
+            std::fs::read_link(e.path())
+                .ok()?
+                .to_str()
+                .map(str::to_owned)
+        })
+        .filter_map(|l| Some(l.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    ["tcp", "tcp6"].iter().any(|table| {
+        let table = files::text(format!("/proc/{pid}/net/{table}"));
+        table.lines().skip(1).any(|row| all_sent(row, &sockets))
+    })
+}
+
+/// A row of `/proc/net/tcp`: number, local, remote, state, `tx_queue:rx_queue`, …, inode.
+fn all_sent(row: &str, sockets: &[String]) -> bool {
+    const ESTABLISHED: &str = "01";
+    let words: Vec<&str> = row.split_whitespace().collect();
+    let (Some(state), Some(queues), Some(inode)) = (words.get(3), words.get(4), words.get(9))
+    else {
+        return false;
+    };
+    *state == ESTABLISHED
+        && sockets.iter().any(|s| s == inode)
+        && queues
+            .split_once(':')
+            .is_some_and(|(tx, _)| u64::from_str_radix(tx, 16) == Ok(0))
+}
+
 /// Is this connection younger than the end of the activation, and not the one that offered?
 /// The kernel rounds start times down to a tick, so equal means older.
 #[must_use]
 pub fn is_fresh(session: &Session, offered_by: Option<&Session>, since: u64) -> bool {
-    session.started > since && offered_by != Some(session)
+    plant::is(Bug::NoNewConnection) || session.started > since && offered_by != Some(session)
 }
 
 #[cfg(test)]
@@ -78,6 +115,19 @@ mod tests {
             (p.parent, p.start_ticks, p.comm.as_str()),
             (3, 4711, "a) b")
         );
+    }
+
+    #[test]
+    fn bytes_that_wait_in_the_queue_are_no_contact() {
+        let row = |tx: &str| {
+            format!(
+                "  1: 0B64D30A:0016 0164D30A:8D0C 01 {tx}:00000000 02:00 00000000 0 0 4711 2 0 20"
+            )
+        };
+        let ours = ["4711".to_owned()];
+        assert!(all_sent(&row("00000000"), &ours));
+        assert!(!all_sent(&row("00000024"), &ours));
+        assert!(!all_sent(&row("00000000"), &["99".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The `system` component: a NixOS closure, by its own `switch-to-configuration`. Judged by links, lists and units.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -10,27 +9,32 @@ use trueup_core::agent::{Fault, Recorded};
 use trueup_schema::StorePath;
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::{
-    Activation, FailedUnit, FailedUnitsPolicy, Goal, OnTimeout, Stage, SystemGoal,
+    Activation, FailedUnit, FailedUnitsPolicy, Goal, Mode, OnTimeout, Stage, SystemGoal,
 };
 
-use crate::component::{Applied, Committed, Component, Context, Refusal, Verified};
+use crate::component::{Applied, Committed, Component, Context, Observed, Refusal, Verified};
 use crate::exec::{self, ExecError};
 use crate::files::{self, FileError, Layout};
-use crate::units::{self, Unit, Units};
-use crate::{AgentError, boot, health, judge, preflight};
+use crate::plant::{self, Bug};
+use crate::units::{self, Units};
+use crate::{AgentError, boot, health, judge, lists, mend, network, orphans, preflight};
 
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
+/// What is said of it.
+const LOCK_HELD: &str = "another switch holds the lock";
 /// Exit code of another init interface.
 const OTHER_INIT: i32 = 100;
-/// A held lock is waited for so often …
-const LOCK_TRIES: u32 = 30;
+/// A held lock is waited for so often; past that it is for the controller to come again …
+const LOCK_TRIES: u32 = 10;
 /// … so long each.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// The way back, one run of it.
 const REVERT_LIMIT: Duration = Duration::from_secs(600);
 /// `nix-env` and the boot script.
 const COMMIT_LIMIT: Duration = Duration::from_secs(300);
+/// The pre-switch check of the closure.
+const CHECK_LIMIT: Duration = Duration::from_secs(120);
 /// How often the activation is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// The link is read again so long after the way back: an orphan may move it.
@@ -68,16 +72,22 @@ pub fn set_profile(path: &StorePath) -> Result<(), ExecError> {
 }
 
 /// The record of units, for judging and for the way back.
-fn units_file(ctx: &Context) -> PathBuf {
-    ctx.layout.attempt(ctx.order()).join("units.json")
+const BEFORE: &str = "units.json";
+/// What was seen of units when the way back began.
+const DURING: &str = "units-during.json";
+/// Links of the network.
+const NETWORK: &str = "network.json";
+
+fn looked(ctx: &Context, name: &str) -> PathBuf {
+    ctx.dir().join(name)
 }
 
 fn recorded_units(ctx: &Context) -> Result<Units, AgentError> {
-    Ok(files::read_json(&units_file(ctx))?.unwrap_or_default())
+    Ok(files::read_json(&looked(ctx, BEFORE))?.unwrap_or_default())
 }
 
-fn log_file(layout: &Layout, ctx: &Context, name: &str) -> Result<File, FileError> {
-    let path = layout.attempt(ctx.order()).join(name);
+fn log_file(ctx: &Context, name: &str) -> Result<File, FileError> {
+    let path = ctx.dir().join(name);
     let opened = OpenOptions::new().append(true).create(true).open(&path);
     opened.map_err(|source| FileError::Write { path, source })
 }
@@ -115,7 +125,7 @@ impl SystemComponent {
         ctx: &Context,
         overdue: &mut dyn FnMut(Vec<String>) -> Result<(), AgentError>,
     ) -> Result<Option<i32>, AgentError> {
-        let log = log_file(&ctx.layout, ctx, "activate.log")?;
+        let log = log_file(ctx, "activate.log")?;
         let program = self.target().join("bin/switch-to-configuration");
         let mut child = exec::start(&program, &["test"], &ENV, &log)?;
         let limit = Duration::from_secs(self.goal.activation_timeout_secs);
@@ -138,17 +148,74 @@ impl SystemComponent {
     }
 
     fn said(&self, ctx: &Context, what: &str) -> bool {
-        files::text(ctx.layout.attempt(ctx.order()).join("activate.log")).contains(what)
+        files::text(ctx.dir().join("activate.log")).contains(what)
+    }
+
+    /// What was seen of units when the way back began: kept over a crash, since later looks show another thing.
+    fn during(&self, ctx: &Context) -> Result<Units, AgentError> {
+        let path = looked(ctx, DURING);
+        if let Some(seen) = files::read_json(&path)? {
+            return Ok(seen);
+        }
+        let seen = units::snapshot().unwrap_or_default();
+        files::write_json(&path, &seen)?;
+        Ok(seen)
+    }
+
+    /// The closure's own `check`, before anything is touched. Older ones have no such verb and check in `test`.
+    fn pre_switch_check(&self, ctx: &Context) -> Result<(), Refusal> {
+        const LOG: &str = "check.log";
+        let program = self.target().join("bin/switch-to-configuration");
+        let no = |outcome, message: String, evidence| Refusal {
+            outcome,
+            stage: Stage::Preflight,
+            message,
+            evidence,
+        };
+        let ours = |message: String| no(Outcome::Failed, message, false);
+        let mut code = None;
+        for try_no in 0..LOCK_TRIES {
+            let log = log_file(ctx, LOG).map_err(|e| ours(e.to_string()))?;
+            code = exec::run_logged(&program, &["check"], &ENV, &log, CHECK_LIMIT)
+                .map_err(|e| ours(e.to_string()))?;
+            if code != Some(LOCKED) {
+                break;
+            }
+            if try_no + 1 < LOCK_TRIES {
+                thread::sleep(LOCK_PAUSE);
+            }
+        }
+        let said = files::text(ctx.dir().join(LOG));
+        match code {
+            Some(0) => Ok(()),
+            Some(1) if said.contains("Usage:") => Ok(()),
+            Some(LOCKED) => Err(ours(LOCK_HELD.to_owned())),
+            Some(1) if said.contains("changes to critical components") => Err(no(
+                Outcome::RebootRequired,
+                "SwitchInhibited: the closure's pre-switch check forbids to switch".to_owned(),
+                false,
+            )),
+            Some(1) => Err(no(
+                Outcome::Failed,
+                format!("the closure's pre-switch checks refused: {}", tail(&said)),
+                true,
+            )),
+            Some(code) => Err(ours(format!("`check` ended with {code}: {}", tail(&said)))),
+            None => Err(ours("`check` did not end in time".to_owned())),
+        }
     }
 }
 
-fn fault(stage: Stage, message: String, evidence: bool) -> Applied {
-    Applied::Faulty(Fault {
-        stage,
-        message,
-        evidence,
-        failed_units: Vec::new(),
-    })
+/// The end of what a program said, as one short line.
+fn tail(said: &str) -> String {
+    const CHARS: usize = 300;
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let skip = line.chars().count().saturating_sub(CHARS);
+    line.chars().skip(skip).collect()
+}
+
+fn fault(message: String) -> Applied {
+    Applied::Faulty(Fault::evident(Stage::Activate, message))
 }
 
 fn untouched(outcome: Outcome, message: &str, evidence: bool) -> Applied {
@@ -161,17 +228,32 @@ fn untouched(outcome: Outcome, message: &str, evidence: bool) -> Applied {
 }
 
 impl Component for SystemComponent {
-    fn stage(&mut self, _ctx: &Context) -> Result<(), Refusal> {
-        preflight::check(&self.goal, &self.target())
+    fn needs(&self) -> Vec<StorePath> {
+        vec![self.goal.closure.clone()]
+    }
+
+    fn not_yet(&self) -> Option<String> {
+        let mode = self.goal.mode;
+        (mode != Mode::Switch).then(|| format!("mode {mode:?} is not built yet; `switch` is"))
+    }
+
+    fn observe(&self, _layout: &Layout) -> Result<Observed, AgentError> {
+        let default = boot::detect().closure;
+        let in_effect = self.runs();
+        let lasting = in_effect
+            && files::store_path(files::PROFILE).as_ref() == Some(&self.goal.closure)
+            && (default.is_none() || default.as_ref() == Some(&self.goal.closure));
+        Ok(Observed { in_effect, lasting })
+    }
+
+    fn stage(&mut self, ctx: &Context) -> Result<(), Refusal> {
+        preflight::check(&self.goal, &self.target())?;
+        self.pre_switch_check(ctx)
     }
 
     fn record(&mut self, ctx: &Context, into: &mut Recorded) -> Result<(), AgentError> {
         let order = ctx.order();
         let roots = Path::new(files::ROOTS);
-        files::link(
-            Path::new(self.goal.closure.as_str()),
-            &roots.join(format!("candidate-{order}")),
-        )?;
         let running = fs::canonicalize(files::CURRENT).ok();
         if let Some(path) = &running {
             files::link(path, &roots.join(format!("recorded-{order}")))?;
@@ -184,20 +266,24 @@ impl Component for SystemComponent {
         }
         into.running = running.and_then(|p| p.to_str()?.parse().ok());
         into.profile = files::store_path(files::PROFILE);
-        into.boot_default = boot::detect().closure;
-        files::write_json(&units_file(ctx), &units::snapshot()?)?;
+        let default = boot::detect();
+        into.boot_default = default.closure;
+        into.loader = Some(default.loader.to_owned());
+        files::write_json(&looked(ctx, BEFORE), &units::snapshot()?)?;
+        files::write_json(&looked(ctx, NETWORK), &network::look())?;
         Ok(())
     }
 
     fn apply(
         &mut self,
         ctx: &Context,
+        recorded: &Recorded,
         overdue: &mut dyn FnMut(Vec<String>) -> Result<(), AgentError>,
     ) -> Result<Applied, AgentError> {
         let target = self.target();
         let mut code = Some(LOCKED);
         for try_no in 0..LOCK_TRIES {
-            filter_lists(&target);
+            lists::filter(&target);
             code = self.test(ctx, overdue)?;
             if code != Some(LOCKED) || self.runs() {
                 break;
@@ -206,19 +292,14 @@ impl Component for SystemComponent {
                 thread::sleep(LOCK_PAUSE);
             }
         }
+        put_init_link_back(recorded)?;
         let there = self.runs();
         Ok(match code {
             None => {
                 let secs = self.goal.activation_timeout_secs;
-                fault(
-                    Stage::Activate,
-                    format!("the activation did not end within {secs} s"),
-                    true,
-                )
+                fault(format!("the activation did not end within {secs} s"))
             }
-            Some(LOCKED) if !there => {
-                untouched(Outcome::Failed, "another switch holds the lock", false)
-            }
+            Some(LOCKED) if !there => untouched(Outcome::Failed, LOCK_HELD, false),
             Some(OTHER_INIT) if !there => untouched(
                 Outcome::RebootRequired,
                 "the init interface differs: only a reboot brings it",
@@ -229,24 +310,18 @@ impl Component for SystemComponent {
                 "the closure's pre-switch checks refused",
                 true,
             ),
-            Some(code) if !there => fault(
-                Stage::Activate,
-                format!("the closure did not become the running one (exit {code})"),
-                true,
-            ),
-            Some(_) if self.said(ctx, "Failed to run activate script") => fault(
-                Stage::Activate,
-                "the activation script failed".to_owned(),
-                true,
-            ),
-            Some(1 | 101 | -1) => fault(
-                Stage::Activate,
-                "switch-to-configuration ended half-way".to_owned(),
-                true,
-            ),
+            Some(code) if !there => fault(format!(
+                "the closure did not become the running one (exit {code})"
+            )),
+            Some(_) if self.said(ctx, "Failed to run activate script") => {
+                fault("the activation script failed".to_owned())
+            }
+            Some(code @ (1 | 101 | -1)) => fault(format!(
+                "switch-to-configuration ended half-way (exit {code})"
+            )),
             Some(_) => {
                 let before = recorded_units(ctx)?;
-                restart_changed_sockets(&before, &units::snapshot()?);
+                mend::restart_changed_sockets(&before, &units::snapshot()?);
                 Applied::Done(Activation::Complete)
             }
         })
@@ -257,12 +332,7 @@ impl Component for SystemComponent {
         let mut harmed = judge::harmed(&before, &units::snapshot()?, &self.goal.failed_units);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
             let said = health::failing(&self.goal.health, &self.target());
-            return Ok(said.map(|message| Fault {
-                stage: Stage::Judge,
-                message,
-                evidence: true,
-                failed_units: Vec::new(),
-            }));
+            return Ok(said.map(|message| Fault::evident(Stage::Judge, message)));
         }
         harmed.truncate(MAX_NAMED);
         for unit in &mut harmed {
@@ -272,11 +342,10 @@ impl Component for SystemComponent {
             .iter()
             .map(|u: &FailedUnit| u.name.as_str())
             .collect();
+        let message = format!("harmed by it: {}", names.join(", "));
         Ok(Some(Fault {
-            stage: Stage::Judge,
-            message: format!("harmed by it: {}", names.join(", ")),
-            evidence: true,
             failed_units: harmed,
+            ..Fault::evident(Stage::Judge, message)
         }))
     }
 
@@ -296,30 +365,33 @@ impl Component for SystemComponent {
         Ok(())
     }
 
-    fn set_profile(&mut self, _ctx: &Context, _recorded: &Recorded) -> Result<(), AgentError> {
+    fn commit(&mut self, _ctx: &Context, _recorded: &Recorded) -> Result<(), AgentError> {
         Ok(set_profile(&self.goal.closure)?)
     }
 
-    fn write_boot(&mut self, ctx: &Context, recorded: &Recorded) -> Result<Committed, AgentError> {
+    fn seal(&mut self, ctx: &Context, recorded: &Recorded) -> Result<Committed, AgentError> {
         trim_generations(self.goal.keep_generations);
         let top = Path::new(self.goal.closure.as_str());
         let program = top.join("bin/switch-to-configuration");
-        let log = log_file(&ctx.layout, ctx, "boot.log")?;
+        let log = log_file(ctx, "boot.log")?;
         let code = exec::run_logged(&program, &["boot"], &ENV, &log, COMMIT_LIMIT)?;
+        if recorded.loader.as_deref() == Some(boot::INIT_LINK) {
+            boot::put_init_link(&self.goal.closure)?;
+        }
         let now = boot::detect();
         let told = now.closure.is_some() || now.loader == "lab";
         let right = now.closure.as_ref() == Some(&self.goal.closure);
         if right || (!told && code == Some(0)) {
-            let reboot_required = preflight::reboot_required(Path::new(files::BOOTED), top);
-            return Ok(Committed::Done { reboot_required });
+            let before = recorded_units(ctx)?;
+            return Ok(Committed::Done {
+                reboot_required: preflight::reboot_required(Path::new(files::BOOTED), top),
+                restart_debt: mend::restart_debt(&[&before], &units::snapshot()?),
+            });
         }
         let default = now
             .closure
             .as_ref()
             .map_or("not known".to_owned(), ToString::to_string);
-        if let Some(old) = &recorded.profile {
-            set_profile(old)?;
-        }
         let code = code.map_or("was killed at its limit".to_owned(), |c| {
             format!("ended with {c}")
         });
@@ -328,23 +400,40 @@ impl Component for SystemComponent {
         )))
     }
 
+    fn uncommit(&mut self, _ctx: &Context, recorded: &Recorded) -> Result<(), AgentError> {
+        let profile = files::store_path(files::PROFILE);
+        if let Some(old) = &recorded.profile
+            && profile.as_ref() == Some(&self.goal.closure)
+            && profile.as_ref() != Some(old)
+        {
+            set_profile(old)?;
+        }
+        Ok(())
+    }
+
     fn revert(&mut self, ctx: &Context, recorded: &Recorded) -> Result<(), AgentError> {
-        stop_rest_of_group();
-        let Some(back) = &recorded.running else {
+        orphans::stop_rest_of_group();
+        let by_number = files::store_path(files::PROFILE);
+        let back = if plant::is(Bug::RollbackByGenerationNumber) {
+            &by_number
+        } else {
+            &recorded.running
+        };
+        let Some(back) = back else {
             return Err(AgentError::Component {
                 component: "system".to_owned(),
                 message: "no system ran before: nothing to go back to".to_owned(),
             });
         };
         let before = recorded_units(ctx)?;
-        let during = units::snapshot().unwrap_or_default();
+        let during = self.during(ctx)?;
         let target = Path::new(back.as_str());
         let program = target.join("bin/switch-to-configuration");
-        let log = log_file(&ctx.layout, ctx, "rollback.log")?;
+        let log = log_file(ctx, "rollback.log")?;
         let mut env = ENV.to_vec();
         env.push(("NIXOS_NO_CHECK", "1"));
         for _ in 0..LOCK_TRIES {
-            filter_lists(target);
+            lists::filter(target);
             let code = exec::run_logged(&program, &["test"], &env, &log, REVERT_LIMIT)?;
             let there = files::store_path(files::CURRENT).as_ref() == Some(back);
             if there && code != Some(LOCKED) {
@@ -352,9 +441,12 @@ impl Component for SystemComponent {
             }
             thread::sleep(LOCK_PAUSE);
         }
+        put_init_link_back(recorded)?;
         let after = units::snapshot()?;
-        restart_changed_sockets(&during, &after);
-        restore_units(&before, &after);
+        mend::restart_changed_sockets(&during, &after);
+        mend::restore(&before, &after);
+        let debt = mend::restart_debt(&[&before, &during], &after);
+        mend::restart_where_allowed(&debt, &after);
         Ok(())
     }
 
@@ -365,209 +457,40 @@ impl Component for SystemComponent {
             back: recorded.running.is_some() && running == recorded.running,
             ..Verified::default()
         };
-        let profile = files::store_path(files::PROFILE);
-        if profile != recorded.profile {
+        if files::store_path(files::PROFILE) != recorded.profile {
             found
                 .differs
                 .push("the profile is not what it was".to_owned());
         }
+        if boot::detect().closure != recorded.boot_default {
+            found
+                .differs
+                .push("the boot default is not what it was".to_owned());
+        }
         let before = recorded_units(ctx)?;
         let now = units::snapshot()?;
-        for (name, old) in &before {
-            if units::ours(name) || !lasting(name, old) || !old.is_up() {
-                continue;
-            }
-            let up = now.get(name).is_some_and(Unit::is_up);
-            let asleep = old
-                .triggered_by
-                .iter()
-                .any(|t| now.get(t).is_some_and(Unit::is_up));
-            if !up && !asleep {
-                found.differs.push(format!("{name} ran and does not"));
-            }
+        found.differs.extend(mend::differences(&before, &now));
+        if let Some(links) = files::read_json(&looked(ctx, NETWORK))? {
+            found
+                .differs
+                .extend(network::lost(&links, &network::look()));
         }
-        for name in units::failed(&now) {
-            if before.get(&name).is_none_or(|u| u.active != "failed") {
-                found.differs.push(format!("{name} is failed"));
-            }
-        }
-        found.differs.sort();
-        found.differs.dedup();
         found.differs.truncate(MAX_NAMED);
+        let during: Units = files::read_json(&looked(ctx, DURING))?.unwrap_or_default();
+        found.restart_debt = mend::restart_debt(&[&before, &during], &now);
+        found.restart_debt.truncate(MAX_NAMED);
         Ok(found)
     }
 }
 
-/// A unit that is meant to stay up.
-fn lasting(name: &str, unit: &Unit) -> bool {
-    let service = name.ends_with(".service") && (unit.kind != "oneshot" || unit.remains);
-    let session = ["user@", "user-runtime-dir@", "session-"]
-        .iter()
-        .any(|p| name.starts_with(p));
-    !session
-        && (service
-            || [".socket", ".timer", ".path"]
-                .iter()
-                .any(|s| name.ends_with(s)))
-}
-
-/// Starts what ran and does not (also what a person started), stops what a person had stopped.
-fn restore_units(before: &Units, after: &Units) {
-    for (name, old) in before {
-        if units::ours(name) || !lasting(name, old) || old.load != "loaded" {
-            continue;
-        }
-        let now = after.get(name).cloned().unwrap_or_default();
-        let told = if old.is_up() && !now.is_up() {
-            let asleep = old
-                .triggered_by
-                .iter()
-                .any(|t| after.get(t).is_some_and(Unit::is_up));
-            if asleep {
-                Ok(())
-            } else {
-                units::systemctl(&["start"], &[name], REVERT_LIMIT)
-            }
-        } else if old.active == "inactive"
-            && now.active == "active"
-            && !old.triggered_by.iter().any(|t| after.contains_key(t))
-        {
-            units::systemctl(&["stop"], &[name], REVERT_LIMIT)
-        } else {
-            Ok(())
-        };
-        if let Err(e) = told {
-            eprintln!("trueup-agent: {name}: {e}");
-        }
+/// On containers `test` itself moves what the next boot takes: put back, until the commit.
+fn put_init_link_back(recorded: &Recorded) -> Result<(), AgentError> {
+    if recorded.loader.as_deref() == Some(boot::INIT_LINK)
+        && let Some(old) = &recorded.boot_default
+    {
+        boot::put_init_link(old)?;
     }
-}
-
-/// A socket whose file changed says "listening" and is deaf until it is restarted; its service must be down for that.
-fn restart_changed_sockets(old: &Units, new: &Units) {
-    for (name, now) in new {
-        let Some(stem) = name.strip_suffix(".socket") else {
-            continue;
-        };
-        let changed = old
-            .get(name)
-            .is_some_and(|o| o.is_up() && o.file != now.file && !o.file.is_empty());
-        if !changed || !now.is_up() {
-            continue;
-        }
-        let service = format!("{stem}.service");
-        let _not_up = units::systemctl(&["stop"], &[&service], REVERT_LIMIT);
-        if let Err(e) = units::systemctl(&["restart"], &[name], units::SYSTEMCTL_LIMIT) {
-            eprintln!("trueup-agent: {name}: {e}");
-        }
-    }
-}
-
-/// Drops from NixOS' lists the names for which this closure has no unit: an unknown one in the reload list is exit 1
-/// for ever, with services down. What is left heals an interrupted switch.
-pub fn filter_lists(closure: &Path) {
-    for list in ["start-list", "restart-list", "reload-list"] {
-        let path = Path::new("/run/nixos").join(list);
-        let Ok(Some(bytes)) = files::read_bounded(&path) else {
-            continue;
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let names: BTreeSet<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
-        let kept: Vec<&str> = names
-            .iter()
-            .copied()
-            .filter(|n| knows(closure, n))
-            .collect();
-        if kept.len() == names.len() {
-            continue;
-        }
-        let written = if kept.is_empty() {
-            fs::remove_file(&path)
-        } else {
-            fs::write(&path, kept.join("\n") + "\n")
-        };
-        if let Err(e) = written {
-            eprintln!("trueup-agent: {}: {e}", path.display());
-        }
-    }
-}
-
-fn knows(closure: &Path, unit: &str) -> bool {
-    if unit.contains('/') {
-        return false;
-    }
-    let dir = closure.join("etc/systemd/system");
-    if dir.join(unit).symlink_metadata().is_ok() {
-        return true;
-    }
-    // An instance has the template's file; mounts and swaps come from fstab, not from files.
-    if let Some((stem, rest)) = unit.split_once('@') {
-        let suffix = rest.rsplit_once('.').map_or("", |(_, s)| s);
-        if dir
-            .join(format!("{stem}@.{suffix}"))
-            .symlink_metadata()
-            .is_ok()
-        {
-            return true;
-        }
-    }
-    if unit.ends_with(".mount") || unit.ends_with(".swap") || unit.ends_with(".target") {
-        return true;
-    }
-    // Units of the distribution below systemd's own folder are known to whatever runs.
-    ["example/systemd/system", "lib/systemd/system"]
-        .iter()
-        .any(|d| {
-            [closure.join("sw").join(d), Path::new("/usr").join(d)]
-                .iter()
-                .any(|p| p.join(unit).exists())
-        })
-}
-
-/// Kills all but this process in its control group: an orphaned `activate` would undo the way back later.
-fn stop_rest_of_group() {
-    const ROUNDS: usize = 50;
-    let group = |pid: &str| files::text(format!("/proc/{pid}/cgroup"));
-    let line = |text: String| {
-        let systemd = text
-            .lines()
-            .find(|l| l.contains(":name=systemd:") && !l.ends_with(":/"));
-        let unified = text.lines().find(|l| l.starts_with("0::") && *l != "0::/");
-        systemd.or(unified).map(str::to_owned)
-    };
-    let own = std::process::id().to_string();
-    let Some(mine) = line(group(&own)) else {
-        return;
-    };
-    if !mine.contains("/trueup-") {
-        return; // not in a unit of ours: nobody else's processes are touched
-    }
-    for _ in 0..ROUNDS {
-        let mut killed = false;
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name == own
-                || !name.bytes().all(|b| b.is_ascii_digit())
-                || line(group(&name)).as_ref() != Some(&mine)
-            {
-                continue;
-            }
-            // A dead child that nobody waited for keeps its group for a moment.
-            if files::text(format!("/proc/{name}/stat")).contains(") Z ") {
-                continue;
-            }
-            if let Some(pid) = name.parse().ok().and_then(rustix::process::Pid::from_raw) {
-                killed |= rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
-            }
-        }
-        if !killed {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    Ok(())
 }
 
 /// Old generations go before the boot entry is written, never after.

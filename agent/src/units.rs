@@ -14,7 +14,8 @@ const LOG_LINES: usize = 10;
 /// A told line is at most so long.
 const LOG_LINE: usize = 400;
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Type,NRestarts,Result,FragmentPath,\
-WantedBy,RequiredBy,TriggeredBy,ConditionTimestampMonotonic,ConditionResult,Job,RemainAfterExit,UnitFileState";
+WantedBy,RequiredBy,TriggeredBy,ConditionTimestampMonotonic,ConditionResult,Job,RemainAfterExit,UnitFileState,\
+InvocationID,DropInPaths,RefuseManualStop";
 
 /// One unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,12 @@ pub struct Unit {
     pub job: bool,
     /// Lasts after its process ended.
     pub remains: bool,
+    /// Which run of it this is: another one after each start.
+    pub invocation: String,
+    /// Of its definition, as far as a change of it wants a restart; empty where it is not of a closure, or does not run.
+    pub digest: String,
+    /// Its definition says that a switch leaves its process alone, or only reloads it.
+    pub keeps_its_process: bool,
 }
 
 /// All loaded units by name.
@@ -73,6 +80,7 @@ fn parse(text: &str) -> Units {
     for block in text.split("\n\n") {
         let mut unit = Unit::default();
         let mut id = "";
+        let mut files: Vec<&str> = Vec::new();
         for line in block.lines() {
             let Some((key, value)) = line.split_once('=') else {
                 continue;
@@ -86,7 +94,11 @@ fn parse(text: &str) -> Units {
                 "Type" => unit.kind = value.to_owned(),
                 "Result" => unit.result = value.to_owned(),
                 "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
+                "InvocationID" => unit.invocation = value.to_owned(),
+                "RefuseManualStop" => unit.keeps_its_process |= value == "yes",
+                "DropInPaths" => files.extend(value.split_whitespace()),
                 "FragmentPath" => {
+                    files.push(value);
                     let real = std::fs::canonicalize(value).ok();
                     unit.file = real
                         .and_then(|p| p.to_str().map(str::to_owned))
@@ -100,11 +112,60 @@ fn parse(text: &str) -> Units {
                 _ => {}
             }
         }
+        if id.ends_with(".service") && unit.file.starts_with("/nix/store/") && unit.is_up() {
+            files.sort_unstable();
+            let text: Vec<String> = files.iter().map(definition).collect();
+            define(&mut unit, &text.concat());
+        }
         if !id.is_empty() {
             all.insert(id.to_owned(), unit);
         }
     }
     all
+}
+
+/// Keys whose change wants no restart: the switch ignores or only reloads for them.
+const IDLE_KEYS: [&str; 6] = [
+    "Description",
+    "Documentation",
+    "OnFailure",
+    "OnSuccess",
+    "X-Reload-Triggers",
+    "SourcePath",
+];
+/// A definition longer than this is cut.
+const MAX_DEFINITION: usize = 1 << 20;
+
+fn definition(path: &&str) -> String {
+    let mut text = crate::files::text(path);
+    text.truncate(text.floor_char_boundary(MAX_DEFINITION));
+    text.push('\n');
+    text
+}
+
+fn define(unit: &mut Unit, text: &str) {
+    let key = |line: &str| line.split('=').next().unwrap_or("").trim().to_owned();
+    let counts = |line: &&str| {
+        let line = line.trim();
+        !line.is_empty()
+            && !line.starts_with(['#', ';'])
+            && !IDLE_KEYS.contains(&key(line).as_str())
+    };
+    let kept: Vec<&str> = text.lines().filter(counts).collect();
+    unit.digest = trueup_schema::Digest::of(kept.join("\n").as_bytes()).to_string();
+    unit.keeps_its_process |= kept.iter().any(|line| {
+        matches!(
+            (
+                key(line).as_str(),
+                line.split_once('=').map_or("", |(_, v)| v.trim())
+            ),
+            ("X-RestartIfChanged", "false" | "no" | "0")
+                | (
+                    "X-ReloadIfChanged" | "X-OnlyManualStart" | "RefuseManualStop",
+                    "true" | "yes" | "1"
+                )
+        )
+    });
 }
 
 /// Names of failed units, our own left out.
@@ -160,6 +221,23 @@ pub fn systemctl(verb: &[&str], names: &[&str], limit: Duration) -> Result<(), E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_definition_is_what_wants_a_restart() {
+        let of = |text: &str| {
+            let mut unit = Unit::default();
+            define(&mut unit, text);
+            unit
+        };
+        let base = "[Service]\nExecStart=/a\n";
+        assert_eq!(
+            of(base).digest,
+            of("[Service]\n# why\nExecStart=/a\nDocumentation=x\n").digest
+        );
+        assert_ne!(of(base).digest, of("[Service]\nExecStart=/b\n").digest);
+        assert!(of("X-RestartIfChanged=false\n").keeps_its_process);
+        assert!(!of(base).keeps_its_process);
+    }
 
     #[test]
     fn blocks_are_units() {

@@ -193,6 +193,7 @@ impl Controller {
             },
             health: Vec::new(),
             keep_generations: 10,
+            reboot_as_last_resort: false,
         };
         let now = Timestamp::now();
         let intent = Intent {

@@ -124,6 +124,9 @@ pub struct SystemGoal {
     pub health: Vec<Check>,
     /// Generations kept in the profile.
     pub keep_generations: u32,
+    /// The host may reboot into its old boot default when the way back did not restore it and nobody gets in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reboot_as_last_resort: bool,
 }
 
 /// How a closure is activated.

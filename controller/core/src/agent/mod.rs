@@ -2,165 +2,15 @@
 //! Pure: the journal's records are folded by [`apply`], the agent executes [`State::next`]. No I/O, no clock.
 
 use serde::{Deserialize, Serialize};
+use trueup_schema::ComponentName;
 use trueup_schema::status::Outcome;
-use trueup_schema::wire::{Activation, FailedUnit, Order, Stage};
-use trueup_schema::{ComponentName, Digest, Revision, StorePath};
+use trueup_schema::wire::Activation;
+
+mod event;
+pub use event::{Accepted, End, Event, Fault, Moment, Recorded, Session};
 
 /// A killed activation is begun anew this often; then it is rolled back.
 pub const MAX_RUNS: u32 = 3;
-
-/// A moment of one boot: absolute `CLOCK_BOOTTIME`, so that neither a set clock nor a suspend moves it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Moment {
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
-    /// Nanoseconds since boot.
-    pub at: u64,
-}
-
-/// What an attempt is at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Accepted {
-    /// Which intent.
-    pub order: Order,
-    /// Where it comes from.
-    pub revision: Revision,
-    /// Component and digest, in the order in which they are applied.
-    pub goals: Vec<(ComponentName, Digest)>,
-    /// Nobody needs to confirm.
-    pub unattended: bool,
-    /// The SSH session that offered: it can't confirm.
-    pub session: Option<Session>,
-}
-
-/// An SSH connection's process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Session {
-    /// Its process id.
-    pub pid: u32,
-    /// Start of it in nanoseconds of boot time, as exact as the kernel tells.
-    pub started: u64,
-}
-
-/// What was there before anything changed: where a roll-back goes to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Recorded {
-    /// `/run/current-system`.
-    pub running: Option<StorePath>,
-    /// Below `running`'s top level, when a specialisation of it ran.
-    pub running_link: Option<String>,
-    /// The system profile.
-    pub profile: Option<StorePath>,
-    /// What a power cut would boot.
-    pub boot_default: Option<StorePath>,
-}
-
-/// Why an attempt goes back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Fault {
-    /// In which stage.
-    pub stage: Stage,
-    /// One sentence for people.
-    pub message: String,
-    /// Is the goal at fault, by what this host saw?
-    pub evidence: bool,
-    /// Units that failed by it.
-    #[serde(default)]
-    pub failed_units: Vec<FailedUnit>,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct End {
-    /// Its name.
-    pub outcome: Outcome,
-    /// In which stage, if it failed.
-    pub stage: Option<Stage>,
-    /// One sentence for people.
-    pub message: Option<String>,
-    /// Is the goal at fault?
-    #[serde(default)]
-    pub evidence: bool,
-    /// What differs after a partial roll-back.
-    #[serde(default)]
-    pub differs: Vec<String>,
-    /// Units that still run from the other closure.
-    #[serde(default)]
-    pub restart_debt: Vec<String>,
-}
-
-/// What happened. Each is written and synced before the effect that follows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
-pub enum Event {
-    /// The offer was taken.
-    Accepted(Accepted),
-    /// Every component can do it; nothing was touched.
-    Staged,
-    /// Roots are set, the present is written down.
-    Recorded(Recorded),
-    /// Both lines of the dead-man stand, for the activation's limit.
-    Armed {
-        /// When the agent itself gives up.
-        deadline: Moment,
-    },
-    /// A component is about to be applied (again, after a crash).
-    Applying {
-        /// Which.
-        component: ComponentName,
-    },
-    /// The activation is overdue.
-    Overdue {
-        /// What systemd waits for.
-        jobs: Vec<String>,
-    },
-    /// A component is in effect.
-    Applied {
-        /// Which.
-        component: ComponentName,
-        /// Did it run to its end?
-        activation: Activation,
-    },
-    /// The dead-man stands for the confirmation's deadline; units settle meanwhile.
-    Awaiting {
-        /// What the confirmation must carry.
-        nonce: String,
-        /// When activation had ended: the confirming session must be younger.
-        since: Moment,
-        /// When the host gives up.
-        deadline: Moment,
-    },
-    /// Units and checks are good after the settle time.
-    JudgedGood,
-    /// A fresh connection carried the nonce.
-    Confirmed,
-    /// The dead-man is off; from here on it is committed.
-    Committing,
-    /// The component's state is now what boots (the profile, for `system`).
-    ProfileSet,
-    /// The boot entry was asked for; it is read back before the end.
-    BootAsked,
-    /// On the way back.
-    RollingBack(Fault),
-    /// A component is as it was.
-    Reverted {
-        /// Which.
-        component: ComponentName,
-    },
-    /// The host booted anew meanwhile.
-    Rebooted {
-        /// The new boot.
-        boot_id: String,
-    },
-    /// Decided.
-    Ended(End),
-}
 
 /// Where the attempt is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -225,6 +75,10 @@ pub struct State {
     pub confirmed: bool,
     /// Why it goes back.
     pub fault: Option<Fault>,
+    /// Until when somebody's contact is waited for, after the way back.
+    pub contact_until: Option<Moment>,
+    /// The host was to be rebooted, as nothing else helped.
+    pub last_resort: bool,
     /// How it ended.
     pub end: Option<End>,
 }
@@ -254,7 +108,9 @@ pub enum Step {
     ReadBack,
     /// Take this one back.
     Revert(ComponentName),
-    /// All are taken back: compare with the record and end.
+    /// All are taken back: begin to wait for contact.
+    AwaitContact,
+    /// Wait for it, compare with the record and end.
     Verify,
     /// Close the record after a reboot.
     CloseAfterReboot,
@@ -270,48 +126,6 @@ pub struct IllegalEvent {
     pub phase: Option<Phase>,
     /// What came.
     pub event: &'static str,
-}
-
-impl Event {
-    /// Its name, for people.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Accepted(_) => "accepted",
-            Self::Staged => "staged",
-            Self::Recorded(_) => "recorded",
-            Self::Armed { .. } => "armed",
-            Self::Applying { .. } => "applying",
-            Self::Overdue { .. } => "overdue",
-            Self::Applied { .. } => "applied",
-            Self::Awaiting { .. } => "awaiting",
-            Self::JudgedGood => "judgedGood",
-            Self::Confirmed => "confirmed",
-            Self::Committing => "committing",
-            Self::ProfileSet => "profileSet",
-            Self::BootAsked => "bootAsked",
-            Self::RollingBack(_) => "rollingBack",
-            Self::Reverted { .. } => "reverted",
-            Self::Rebooted { .. } => "rebooted",
-            Self::Ended(_) => "ended",
-        }
-    }
-
-    /// The stage that this event begins, for the timeline.
-    #[must_use]
-    pub fn stage(&self) -> Option<Stage> {
-        Some(match self {
-            Self::Accepted(_) => Stage::Accept,
-            Self::Staged => Stage::Record,
-            Self::Recorded(_) => Stage::Arm,
-            Self::Applying { .. } => Stage::Activate,
-            Self::Awaiting { .. } => Stage::Confirm,
-            Self::Committing => Stage::Profile,
-            Self::ProfileSet => Stage::Boot,
-            Self::RollingBack(_) => Stage::RollBack,
-            _ => return None,
-        })
-    }
 }
 
 /// Folds one event. `None` is the state before the first.
@@ -411,6 +225,12 @@ pub fn apply(state: Option<State>, event: Event) -> Result<State, IllegalEvent> 
             }
             s.reverted.push(component);
         }
+        (Phase::RollingBack, Event::AwaitingContact { until }) if s.to_revert().is_none() => {
+            s.contact_until = Some(until);
+        }
+        (Phase::RollingBack, Event::LastResort) if s.to_revert().is_none() && !s.last_resort => {
+            s.last_resort = true;
+        }
         _ => return Err(bad),
     }
     Ok(s)
@@ -434,6 +254,8 @@ impl State {
             good: false,
             confirmed: false,
             fault: None,
+            contact_until: None,
+            last_resort: false,
             end: None,
         }
     }
@@ -448,11 +270,15 @@ impl State {
     /// The component that is to be taken back next: the last that may have been touched.
     #[must_use]
     pub fn to_revert(&self) -> Option<&ComponentName> {
-        let touched = self.applied.len() + usize::from(self.runs > 0);
-        let left = touched
-            .min(self.accepted.goals.len())
-            .checked_sub(self.reverted.len() + 1)?;
+        let left = self.touched().checked_sub(self.reverted.len() + 1)?;
         self.accepted.goals.get(left).map(|(name, _)| name)
+    }
+
+    /// How many components may have been touched.
+    #[must_use]
+    pub fn touched(&self) -> usize {
+        let touched = self.applied.len() + usize::from(self.runs > 0);
+        touched.min(self.accepted.goals.len())
     }
 
     /// Confirmed, or nobody needs to.
@@ -479,6 +305,7 @@ impl State {
             Phase::BootAsked => Step::ReadBack,
             Phase::RollingBack => match self.to_revert() {
                 Some(name) => Step::Revert(name.clone()),
+                None if self.touched() > 0 && self.contact_until.is_none() => Step::AwaitContact,
                 None => Step::Verify,
             },
             Phase::Rebooted => Step::CloseAfterReboot,

@@ -1,4 +1,6 @@
 use super::*;
+use trueup_schema::wire::{Order, Stage};
+use trueup_schema::{Digest, Revision};
 
 fn name(s: &str) -> ComponentName {
     s.parse().expect("a name")
@@ -36,12 +38,7 @@ fn applied(c: &str) -> Event {
 }
 
 fn fault() -> Event {
-    Event::RollingBack(Fault {
-        stage: Stage::Activate,
-        message: "x".to_owned(),
-        evidence: true,
-        failed_units: Vec::new(),
-    })
+    Event::RollingBack(Fault::evident(Stage::Activate, "x".to_owned()))
 }
 
 fn awaiting() -> Event {
@@ -115,6 +112,36 @@ fn components_are_taken_back_in_reverse_also_the_one_that_was_only_begun() {
     events.push(Event::Reverted {
         component: name("system"),
     });
+    assert_eq!(
+        fold(events.clone()).expect("legal").next(),
+        Step::AwaitContact
+    );
+    events.push(Event::AwaitingContact { until: at(20) });
+    assert_eq!(fold(events).expect("legal").next(), Step::Verify);
+}
+
+#[test]
+fn the_last_resort_comes_once_and_only_when_all_is_taken_back() {
+    let mut events = to_armed();
+    events.extend([applying("system"), fault()]);
+    let too_early = [events.clone(), vec![Event::LastResort]].concat();
+    assert!(fold(too_early).is_err());
+    events.extend([
+        Event::Reverted {
+            component: name("system"),
+        },
+        Event::AwaitingContact { until: at(20) },
+        Event::LastResort,
+    ]);
+    assert!(fold(events.clone()).expect("legal").last_resort);
+    events.push(Event::LastResort);
+    assert!(fold(events).is_err());
+}
+
+#[test]
+fn nobody_is_waited_for_when_nothing_was_touched() {
+    let mut events = to_armed();
+    events.push(fault());
     assert_eq!(fold(events).expect("legal").next(), Step::Verify);
 }
 
@@ -154,14 +181,7 @@ fn a_commit_that_has_begun_is_never_rolled_back() {
 
 #[test]
 fn nothing_follows_the_end() {
-    let end = Event::Ended(End {
-        outcome: Outcome::Skipped,
-        stage: None,
-        message: None,
-        evidence: false,
-        differs: Vec::new(),
-        restart_debt: Vec::new(),
-    });
+    let end = Event::Ended(End::of(Outcome::Skipped));
     assert!(fold(vec![accepted(true), end.clone(), end]).is_err());
 }
 

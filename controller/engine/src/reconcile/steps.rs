@@ -425,6 +425,7 @@ fn intent(claim: &Claim, m: &ResolvedHost, machine_id: Option<String>, cluster: 
         },
         health: a.health.iter().map(check).collect(),
         keep_generations: m.keep_generations,
+        reboot_as_last_resort: m.reboot != kind::Reboot::Never,
     };
     Intent {
         format: wire::FORMAT,
