@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cli;
+mod crash;
 pub mod edge;
 pub mod run;
 pub mod settings;

@@ -1,23 +1,24 @@
 //! `trueup run`: opens the database, makes the edges, and runs the engine until it is told to stop. Wiring only.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures::future::LocalBoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use trueup_engine::ports::Signer as _;
-use trueup_engine::{Crash, Engine, EngineError, Ports, WAKES, Wake};
+use trueup_engine::{Engine, EngineError, Ports, WAKES, Wake};
 
 use crate::api;
+use crate::crash;
 use crate::edge::db::{OpenError, SqliteDb};
 use crate::edge::keys::{FleetKey, KeyError, StoreKey};
 use crate::edge::nix::{Nix, NixSettings};
 use crate::edge::source::{Credentials, GitSource, SourceSettings};
-use crate::edge::ssh::{SshHosts, SshSettings};
+use crate::edge::ssh::{Masters, SshHosts, SshSettings};
 use crate::edge::tokio_rt::TokioRt;
 use crate::settings::Settings;
 
@@ -34,8 +35,6 @@ const PASSED_ON: [&str; 10] = [
     "NIX_SSL_CERT_FILE",
     "NIX_REMOTE",
 ];
-/// Ends the process at a named point of the engine, for tests of crashes.
-const CRASH_AT: &str = "TRUEUP_CRASH_AT";
 /// Nix' name for the store that it chooses itself.
 const AUTO: &str = "auto";
 /// What hosts' `trusted-public-keys` call the key that is made at first start.
@@ -102,14 +101,20 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(system("starting the runtime"))?;
-    tokio::task::LocalSet::new().block_on(&runtime, serve(settings))
+    let masters = OnceCell::new();
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, serve(settings, &masters));
+    // All tasks are gone, and with them whoever could open another connection.
+    if let Some(masters) = masters.get() {
+        runtime.block_on(Masters::end_all(masters));
+    }
+    ended
 }
 
-async fn serve(settings: &Settings) -> Result<(), RunError> {
+async fn serve(settings: &Settings, masters: &OnceCell<Masters>) -> Result<(), RunError> {
     let db = SqliteDb::open(&settings.db_folder())?;
     let (wake, wakes) = mpsc::channel(WAKES);
     let term = db.term();
-    let ports = ports(settings, &db).await?;
+    let ports = ports(settings, &db, masters).await?;
     let server = api::serve(
         &settings.socket,
         api::State {
@@ -164,7 +169,11 @@ fn roots_of(store: &str) -> PathBuf {
     base.join("nix/var/nix/gcroots/trueup")
 }
 
-async fn ports(settings: &Settings, db: &SqliteDb) -> Result<Ports, RunError> {
+async fn ports(
+    settings: &Settings,
+    db: &SqliteDb,
+    masters: &OnceCell<Masters>,
+) -> Result<Ports, RunError> {
     let keys = settings.state_dir.join("keys");
     let key = FleetKey::load_or_make(&keys)?;
     let store_key = match &settings.signing_key_file {
@@ -203,8 +212,10 @@ async fn ports(settings: &Settings, db: &SqliteDb) -> Result<Ports, RunError> {
         hub,
         agents: settings.agent_packages.clone(),
         pin: key.cluster(),
+        store_key: store_key.public,
     })
     .map_err(system("making the folder for ssh's sockets"))?;
+    masters.get_or_init(|| hosts.masters());
     let nix = Rc::new(nix);
     Ok(Ports {
         db: Rc::new(db.clone()),
@@ -215,7 +226,7 @@ async fn ports(settings: &Settings, db: &SqliteDb) -> Result<Ports, RunError> {
         hosts: Rc::new(hosts),
         signer: Rc::new(key),
         rt: Rc::new(TokioRt::new()),
-        crash: Rc::new(CrashAt(std::env::var(CRASH_AT).ok())),
+        crash: crash::hook(),
     })
 }
 
@@ -249,17 +260,4 @@ fn source(settings: &Settings) -> Result<GitSource, RunError> {
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect())
         },
     }))
-}
-
-/// Ends the process where a test said so, as `kill -9` would.
-#[derive(Debug)]
-struct CrashAt(Option<String>);
-
-impl Crash for CrashAt {
-    fn at(&self, point: &'static str) -> LocalBoxFuture<'static, ()> {
-        if self.0.as_deref() == Some(point) {
-            std::process::abort();
-        }
-        Box::pin(std::future::ready(()))
-    }
 }

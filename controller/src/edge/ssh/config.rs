@@ -1,19 +1,24 @@
-//! One generated configuration file for each host, for our `ssh` and for the one that Nix starts: pinned keys, bounded
-//! waits, one shared connection. The person's own configuration is included after ours, so that it adds and can't undo.
+//! One generated configuration file for each way to a host, for our `ssh` and for the one that Nix starts: pinned keys,
+//! bounded waits, one shared connection. The person's own configuration is included after ours: it adds and can't undo.
 
 use std::io;
-use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use trueup_engine::ports::Target;
+use trueup_schema::Digest;
 
 use super::SshSettings;
-use crate::edge::exec::{self, ExecSpec, Limits};
 
-/// A Unix socket's path has 108 bytes; ssh adds 40 of hash and 17 of a temporary name.
-const RUN_DIR_MAX: usize = 45;
+/// A Unix socket's path has 107 bytes; ssh appends a dot and 16 letters while it makes one, we a name of [`ID_LEN`] and
+/// a suffix.
+const RUN_DIR_MAX: usize = 107 - 17 - 1 - ID_LEN - SOCKET.len();
+/// Digits of a file's name.
+const ID_LEN: usize = 16;
+/// What a shared connection's socket ends with.
+pub(super) const SOCKET: &str = ".sock";
+const CONFIG: &str = ".conf";
+const KEYS: &str = ".keys";
 
 /// Which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +47,26 @@ impl Freshness {
     }
 }
 
-/// Makes the folder, for us alone. A long path can't hold sockets: a short one in the temporary folder then.
+/// How one target is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Passed as `-F`.
+    pub config: PathBuf,
+    /// `user@name`, to be given after `--`; the name is that of the file's block.
+    pub login: String,
+    /// The host's store, for `nix copy`.
+    pub store_url: String,
+    /// Of the shared connection.
+    pub socket: PathBuf,
+}
+
+/// The folder for sockets and files, for us alone. A long path can't hold sockets: a short one in the temporary folder
+/// then, the same at each start, so that a new controller finds the connections of the one before.
 pub fn private_dir(wanted: &Path) -> io::Result<PathBuf> {
-    let dir = if wanted.as_os_str().len() > RUN_DIR_MAX || has_blank(wanted) {
-        std::env::temp_dir().join(format!("trueup-{}", std::process::id()))
+    let text = wanted.to_str().unwrap_or_default();
+    let dir = if text.len() > RUN_DIR_MAX || !is_safe_word(text) {
+        let name = Digest::of(wanted.as_os_str().as_encoded_bytes());
+        std::env::temp_dir().join(format!("trueup-{}", name.short()))
     } else {
         wanted.to_owned()
     };
@@ -53,56 +74,104 @@ pub fn private_dir(wanted: &Path) -> io::Result<PathBuf> {
         .recursive(true)
         .mode(0o700)
         .create(&dir)?;
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))?;
+    let meta = std::fs::symlink_metadata(&dir)?;
+    // Somebody else may have made it first, in a folder that all may write to.
+    if !meta.is_dir()
+        || meta.uid() != rustix::process::geteuid().as_raw()
+        || meta.mode() & 0o077 != 0
+    {
+        return Err(io::Error::other(format!(
+            "{} must be a folder of ours that nobody else can enter (mode 700): remove it, and start again",
+            dir.display()
+        )));
+    }
     Ok(dir)
 }
 
-fn has_blank(path: &Path) -> bool {
-    path.to_string_lossy()
-        .chars()
-        .any(|c| c.is_whitespace() || c == '"')
-}
-
-/// Writes the host's file, if it is not already so, and gives its path.
-pub fn write(dir: &Path, settings: &SshSettings, target: &Target) -> io::Result<PathBuf> {
-    let keys = dir.join(format!("{}.keys", target.host));
+/// Writes the target's files, if they are not there as they should be. They are named by their content, so that the
+/// connection to an older revision's address is never taken for one to the new.
+pub(super) fn route(dir: &Path, settings: &SshSettings, target: &Target) -> io::Result<Route> {
+    let what = format!("{target:?} {:?} {:?}", settings.identity, settings.config);
+    let id = Digest::of(what.as_bytes()).as_str()[..ID_LEN].to_owned();
+    let file = |suffix: &str| dir.join(format!("{id}{suffix}"));
     let known: String = target
         .host_keys
         .iter()
         .map(|k| format!("{} {k}\n", target.host))
         .collect();
-    replace(&keys, &known)?;
-    let path = dir.join(format!("{}.conf", target.host));
-    replace(&path, &text(dir, &keys, settings, target))?;
-    Ok(path)
+    let name = name(target, &id);
+    let route = Route {
+        config: file(CONFIG),
+        login: format!("{}@{name}", target.user),
+        store_url: format!("ssh-ng://{}@{name}", target.user),
+        socket: file(SOCKET),
+    };
+    replace(&file(KEYS), &known)?;
+    let text = text(&name, &file(KEYS), &route.socket, settings, target)?;
+    replace(&route.config, &text)?;
+    Ok(route)
 }
 
-fn text(dir: &Path, keys: &Path, settings: &SshSettings, target: &Target) -> String {
-    let mut out = format!(
-        "BatchMode yes\nStrictHostKeyChecking yes\nUserKnownHostsFile \"{}\"\nGlobalKnownHostsFile /dev/null\n\
-         HostKeyAlias {}\nCheckHostIP no\nUpdateHostKeys no\nForwardAgent no\nForwardX11 no\nClearAllForwardings yes\n\
-         RequestTTY no\nPermitLocalCommand no\nConnectTimeout 10\nServerAliveInterval 5\nServerAliveCountMax 3\n\
-         ControlMaster auto\nControlPath \"{}/%C\"\nControlPersist 30\nLogLevel ERROR\n",
-        keys.display(),
-        target.host,
-        dir.display(),
-    );
-    if target.port != 22 {
-        out.push_str(&format!("Port {}\n", target.port));
+/// The address itself, so that blocks of the person's configuration match it; but Nix can't take one with colons.
+fn name(target: &Target, id: &str) -> String {
+    if target.address.as_str().contains(':') {
+        format!("trueup-{id}")
+    } else {
+        target.address.to_string()
     }
-    if let Some(identity) = &settings.identity {
-        out.push_str(&format!(
-            "IdentityFile \"{}\"\nIdentitiesOnly yes\n",
-            identity.display()
-        ));
+}
+
+/// In ssh the first value wins: ours stand first, the person's file comes last. What concerns this host stands in its
+/// own block, so that a jump host is looked up as the person has it.
+fn text(
+    name: &str,
+    keys: &Path,
+    socket: &Path,
+    settings: &SshSettings,
+    target: &Target,
+) -> io::Result<String> {
+    let mut out = format!(
+        "Host {name}\n  HostKeyAlias {}\n  UserKnownHostsFile {}\n  GlobalKnownHostsFile /dev/null\n  Port {}\n  \
+         CheckHostIP no\n  UpdateHostKeys no\n  VerifyHostKeyDNS no\n  KnownHostsCommand none\n  ControlMaster auto\n  \
+         ControlPath {}\n  ControlPersist 30\n",
+        target.host,
+        quoted(keys)?,
+        target.port,
+        quoted(socket)?,
+    );
+    if name != target.address.as_str() {
+        out.push_str(&format!("  HostName {}\n", target.address));
     }
     if !target.jump.is_empty() {
-        out.push_str(&format!("ProxyJump {}\n", target.jump.join(",")));
+        out.push_str(&format!("  ProxyJump {}\n", target.jump.join(",")));
     }
-    if let Some(config) = &settings.config {
-        out.push_str(&format!("Include \"{}\"\n", config.display()));
+    out.push_str(
+        "Host *\n  BatchMode yes\n  StrictHostKeyChecking yes\n  ConnectTimeout 10\n  ServerAliveInterval 5\n  \
+         ServerAliveCountMax 3\n  ClearAllForwardings yes\n  ForwardAgent no\n  ForwardX11 no\n  PermitLocalCommand no\n  \
+         RemoteCommand none\n  RequestTTY no\n  LogLevel ERROR\n",
+    );
+    if let Some(identity) = &settings.identity {
+        let identity = quoted(identity)?;
+        out.push_str(&format!(
+            "  IdentityFile {identity}\n  IdentitiesOnly yes\n"
+        ));
     }
-    out
+    match &settings.config {
+        Some(config) => out.push_str(&format!("  Include {}\n", quoted(config)?)),
+        // `-F` turns these off, so they are asked for.
+        None => out.push_str("  Include ~/.ssh/config\n  Include /etc/ssh/ssh_config\n"),
+    }
+    Ok(out)
+}
+
+fn quoted(path: &Path) -> io::Result<String> {
+    match path.to_str() {
+        Some(text) if !text.contains(['"', '\n']) => Ok(format!("\"{text}\"")),
+        _ => Err(io::Error::other(format!(
+            "{} has a character that ssh's configuration can't hold: use another path",
+            path.display()
+        ))),
+    }
 }
 
 /// Temporary file and rename: several of us may start at once.
@@ -110,23 +179,10 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|now| now == text) {
         return Ok(());
     }
-    let temporary = path.with_extension("new");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
     std::fs::write(&temporary, text)?;
     std::fs::rename(&temporary, path)
-}
-
-/// `user@address`, after `--`.
-pub fn login(target: &Target) -> String {
-    format!("{}@{}", target.user, target.address)
-}
-
-/// The host's store, for `nix copy`.
-pub fn store_url(target: &Target) -> String {
-    let address = target.address.as_str();
-    match address.parse::<IpAddr>() {
-        Ok(IpAddr::V6(_)) => format!("ssh-ng://{}@[{address}]", target.user),
-        _ => format!("ssh-ng://{}@{address}", target.user),
-    }
 }
 
 /// sshd hands the words to a shell: only those that no shell reads anything into.
@@ -137,32 +193,44 @@ pub fn is_safe_word(word: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"/._-+=:,@".contains(&b))
 }
 
-/// Ends the shared connection, after it was seen not to answer.
-pub async fn forget_master(dir: &Path, settings: &SshSettings, target: &Target) {
-    let Ok(file) = write(dir, settings, target) else {
-        return;
-    };
-    let login = login(target);
-    let args = [
-        "-F".as_ref(),
-        file.as_os_str(),
-        "-O".as_ref(),
-        "exit".as_ref(),
-        "--".as_ref(),
-        login.as_ref(),
-    ];
-    let mut spec = ExecSpec::new(settings.ssh.clone(), args);
-    spec.env = settings.env.clone();
-    spec.limits = Limits {
-        wall: Duration::from_secs(5),
-        ..Limits::default()
-    };
-    let _gone_already = exec::run(&spec).await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn target(address: &str, jump: &[&str]) -> Target {
+        Target {
+            host: "web-1".parse().unwrap(),
+            system: "x86_64-linux".parse().unwrap(),
+            address: address.parse().unwrap(),
+            port: 2222,
+            user: "root".to_owned(),
+            become_root: false,
+            host_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+            jump: jump.iter().map(|j| (*j).to_owned()).collect(),
+        }
+    }
+
+    fn settings() -> SshSettings {
+        SshSettings {
+            ssh: "ssh".into(),
+            nix: "nix".into(),
+            env: std::collections::BTreeMap::new(),
+            identity: None,
+            config: None,
+            run_dir: PathBuf::new(),
+            hub: None,
+            agents: std::collections::BTreeMap::new(),
+            pin: String::new(),
+            store_key: String::new(),
+        }
+    }
+
+    fn written(target: &Target) -> (Route, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let route = route(dir.path(), &settings(), target).unwrap();
+        let text = std::fs::read_to_string(&route.config).unwrap();
+        (route, text)
+    }
 
     #[test]
     fn what_a_shell_would_read_is_no_word() {
@@ -178,5 +246,55 @@ mod tests {
     fn a_new_connection_never_uses_the_shared_one() {
         assert!(Freshness::New.options().contains(&"ControlPath=none"));
         assert!(Freshness::Reuse.options().is_empty());
+    }
+
+    /// `ssh -G` would show it for the jump host too, if it stood under `Host *`.
+    #[test]
+    fn what_concerns_the_host_is_not_said_of_the_jump_host() {
+        let (_, text) = written(&target("10.0.0.1", &["gate.example.org"]));
+        let (host, all) = text.split_once("Host *\n").unwrap();
+        for ours in [
+            "Port 2222",
+            "HostKeyAlias web-1",
+            "UserKnownHostsFile",
+            "ControlPath",
+            "ProxyJump gate",
+        ] {
+            assert!(host.contains(ours) && !all.contains(ours), "{ours}: {text}");
+        }
+        assert!(all.contains("StrictHostKeyChecking yes"), "{text}");
+    }
+
+    #[test]
+    fn an_address_with_colons_goes_by_an_alias_that_nix_can_take() {
+        let (route, text) = written(&target("fd00::1", &[]));
+        assert!(text.contains("HostName fd00::1\n"), "{text}");
+        assert!(!route.store_url["ssh-ng://".len()..].contains(':'));
+        let (route, _) = written(&target("10.0.0.1", &[]));
+        assert_eq!(route.login, "root@10.0.0.1");
+    }
+
+    #[test]
+    fn another_way_to_the_same_host_has_another_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |t: &Target| route(dir.path(), &settings(), t).unwrap().socket;
+        let first = target("10.0.0.1", &[]);
+        let moved = Target {
+            port: 22,
+            ..first.clone()
+        };
+        assert_ne!(of(&first), of(&moved));
+        assert_eq!(of(&first), of(&first.clone()));
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(private_dir(&open).is_err());
+        assert!(private_dir(&dir.path().join("new")).is_ok());
     }
 }

@@ -47,7 +47,9 @@ pub fn of(target: &Target, exit: &Exit) -> TransportError {
             "add the controller's public key to the authorized keys of this user",
         )
     } else if has("a password is required")
+        || has("a terminal is required")
         || has("is not in the sudoers")
+        || has("sudo: not found")
         || has("sudo: command not found")
     {
         (
@@ -78,11 +80,13 @@ pub fn of(target: &Target, exit: &Exit) -> TransportError {
 }
 
 /// Of `nix copy`.
-pub fn of_copy(target: &Target, exit: &Exit) -> TransportError {
+pub fn of_copy(target: &Target, exit: &Exit, store_key: &str) -> TransportError {
     let text = exit.err_text();
     let has = |what: &str| text.contains(what);
     if has("lacks a signature by a trusted key") {
-        let key = "it does not trust the fleet's key: add it to its nix.settings.trusted-public-keys, or sign with one that it trusts (`signing.keyFile`)";
+        let key = format!(
+            "it trusts no key that signed them: add `{store_key}` to its nix.settings.trusted-public-keys, or sign with one that it trusts (`signing.keyFile`)"
+        );
         return error(
             &target.host,
             TransportFault::Untrusted,
@@ -174,6 +178,8 @@ mod tests {
             stderr: unsigned.into(),
             ..Exit::default()
         };
-        assert_eq!(of_copy(&target(), &exit).fault, TransportFault::Untrusted);
+        let e = of_copy(&target(), &exit, "trueup-1:abc=");
+        assert_eq!(e.fault, TransportFault::Untrusted);
+        assert!(e.message.contains("`trueup-1:abc=`"), "{e}");
     }
 }

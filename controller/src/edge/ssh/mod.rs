@@ -4,6 +4,8 @@
 mod agent;
 mod config;
 mod fault;
+mod masters;
+mod way;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use trueup_schema::{HostName, StorePath, System};
 
 use super::exec::{self, ExecSpec, Exit, Limits, Line};
 pub use config::Freshness;
+pub use masters::Masters;
 
 /// An ordinary question to the agent. A login may take 25 s on a host whose logind is busy, and then succeed.
 const ASK_WALL: Duration = Duration::from_secs(60);
@@ -34,8 +37,9 @@ const FOLLOW_WALL: Duration = Duration::from_secs(7200);
 const CONFIRM_PAUSE: Duration = Duration::from_millis(1500);
 /// Tries to confirm that wait at once.
 const CONFIRM_TRIES: usize = 5;
-/// The host answers a confirmation when it has committed: settle time, profile, boot entry.
-const COMMIT_WALL: Duration = Duration::from_secs(120);
+/// One of them: a login may take 25 s and then succeed. The host answers when it has committed; what takes longer is
+/// asked again by the next try, or observed.
+const TRY_WALL: Duration = Duration::from_secs(30);
 /// Reports that wait for the engine. One that finds no room is dropped: the next has all that it had.
 const REPORTS_WAITING: usize = 4096;
 
@@ -60,6 +64,8 @@ pub struct SshSettings {
     pub agents: BTreeMap<System, PathBuf>,
     /// The fleet's public key, for a host's first contact.
     pub pin: String,
+    /// What hosts have to trust for store paths: `name:base64`.
+    pub store_key: String,
 }
 
 /// The port.
@@ -74,7 +80,11 @@ struct Inner {
     settings: SshSettings,
     run_dir: PathBuf,
     agents: agent::Packages,
+    masters: Masters,
+    ways: way::Ways,
     report: mpsc::Sender<(HostName, Report)>,
+    /// Who follows which host's activation: one session each.
+    following: RefCell<BTreeMap<HostName, tokio::task::AbortHandle>>,
 }
 
 fn error(host: &HostName, fault: TransportFault, message: impl Into<String>) -> TransportError {
@@ -91,36 +101,54 @@ impl SshHosts {
         let run_dir = config::private_dir(&settings.run_dir)?;
         let (report, reports) = mpsc::channel(REPORTS_WAITING);
         let inner = Inner {
+            masters: Masters {
+                ssh: settings.ssh.clone(),
+                env: settings.env.clone(),
+                run_dir: run_dir.clone(),
+            },
             settings,
             run_dir,
             agents: agent::Packages::default(),
+            ways: way::Ways::default(),
             report,
+            following: RefCell::default(),
         };
         Ok(Self {
             inner: Rc::new(inner),
             reports: RefCell::new(Some(reports)),
         })
     }
+
+    /// To end the shared connections with, once all else has ended.
+    #[must_use]
+    pub fn masters(&self) -> Masters {
+        self.inner.masters.clone()
+    }
 }
 
 impl Inner {
+    /// Files for the way to a host. Without pins nobody is spoken to.
+    fn route(&self, target: &Target) -> Result<config::Route, TransportError> {
+        if target.host_keys.is_empty() {
+            return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
+        }
+        config::route(&self.run_dir, &self.settings, target).map_err(|e| {
+            let what = format!("writing its ssh configuration: {e}");
+            error(&target.host, TransportFault::Protocol, what)
+        })
+    }
+
     fn spec(
         &self,
         target: &Target,
         fresh: Freshness,
         remote: &[&str],
     ) -> Result<ExecSpec, TransportError> {
-        let file = config::write(&self.run_dir, &self.settings, target).map_err(|e| {
-            error(
-                &target.host,
-                TransportFault::Protocol,
-                format!("writing its ssh configuration: {e}"),
-            )
-        })?;
-        let mut args: Vec<OsString> = vec!["-F".into(), file.into(), "-T".into()];
+        let route = self.route(target)?;
+        let mut args: Vec<OsString> = vec!["-F".into(), route.config.into(), "-T".into()];
         args.extend(fresh.options().iter().map(OsString::from));
         args.push("--".into());
-        args.push(config::login(target).into());
+        args.push(route.login.into());
         if target.become_root {
             args.extend(["sudo", "-n", "--"].map(OsString::from));
         }
@@ -142,14 +170,11 @@ impl Inner {
     }
 
     async fn run(&self, target: &Target, spec: &ExecSpec) -> Result<Exit, TransportError> {
-        if target.host_keys.is_empty() {
-            return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
-        }
         match exec::run(spec).await {
             Ok(exit) => Ok(exit),
             Err(e) => {
                 // A master that no longer answers must not hold up the next try.
-                config::forget_master(&self.run_dir, &self.settings, target).await;
+                self.masters.end(&self.route(target)?.socket).await;
                 Err(error(
                     &target.host,
                     TransportFault::Unreachable,
@@ -181,6 +206,9 @@ impl Inner {
             spec.limits.wall = wall;
             let exit = self.run(target, &spec).await?;
             if !fault::lacks_program(&exit) || brought {
+                if exit.ok() {
+                    self.ways.answered(&self.run_dir, target);
+                }
                 return Ok(exit);
             }
             self.bring_agent(target).await?;
@@ -203,27 +231,26 @@ impl Inner {
     }
 
     async fn copy(&self, target: &Target, paths: &[&str]) -> Result<(), TransportError> {
-        let file = config::write(&self.run_dir, &self.settings, target)
-            .map_err(|e| error(&target.host, TransportFault::Protocol, e.to_string()))?;
+        let route = self.route(target)?;
         let mut args: Vec<OsString> = vec!["copy".into()];
         if let Some(hub) = &self.settings.hub {
             args.extend(["--from".into(), hub.into()]);
         }
         args.extend(["--substitute-on-destination", "--to"].map(OsString::from));
-        args.push(config::store_url(target).into());
+        args.push(route.store_url.into());
         args.push("--".into());
         args.extend(paths.iter().map(OsString::from));
         let mut spec = ExecSpec::new(self.settings.nix.clone(), args);
         spec.env = self.settings.env.clone();
         // Split at blanks by Nix: the file's name has none.
-        let options = format!("-F {}", file.display());
+        let options = format!("-F {}", route.config.display());
         spec.env.insert("NIX_SSHOPTS".to_owned(), options.into());
         spec.limits.wall = COPY_WALL;
         let exit = self.run(target, &spec).await?;
         if exit.ok() {
             Ok(())
         } else {
-            Err(fault::of_copy(target, &exit))
+            Err(fault::of_copy(target, &exit, &self.settings.store_key))
         }
     }
 }
@@ -248,6 +275,7 @@ impl Hosts for SshHosts {
     fn warm(&self, target: &Target) {
         let (inner, target) = (self.inner.clone(), target.clone());
         exec::beside(async move {
+            let target = inner.way(&target).await;
             if let Ok(spec) = inner.spec(&target, Freshness::Reuse, &["true"]) {
                 let _best_effort = inner.run(&target, &spec).await;
             }
@@ -257,6 +285,7 @@ impl Hosts for SshHosts {
     async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError> {
         let envelope = serde_json::json!({ "signed": intent, "pin": self.inner.settings.pin });
         let line = format!("{envelope}\n");
+        let target = &self.inner.way(target).await;
         let mut brought = false;
         loop {
             let (settings, dir) = (&self.inner.settings, &self.inner.run_dir);
@@ -266,9 +295,6 @@ impl Hosts for SshHosts {
                     .spec(target, Freshness::Reuse, &[&program, "offer", "--follow"])?;
             spec.stdin = line.clone().into_bytes();
             spec.limits.wall = FOLLOW_WALL;
-            if target.host_keys.is_empty() {
-                return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
-            }
             let failed = |e: exec::ExecError| {
                 error(&target.host, TransportFault::Unreachable, e.to_string())
             };
@@ -291,8 +317,13 @@ impl Hosts for SshHosts {
                 return Err(fault::of(target, &exit));
             };
             let reply: OfferReply = first_line(target, &answer)?;
+            self.inner.ways.answered(&self.inner.run_dir, target);
             if matches!(reply, OfferReply::Begun { .. } | OfferReply::Busy { .. }) {
-                follow(self.inner.report.clone(), target.host.clone(), running);
+                let session = follow(self.inner.report.clone(), target.host.clone(), running);
+                let mut following = self.inner.following.borrow_mut();
+                if let Some(older) = following.insert(target.host.clone(), session) {
+                    older.abort();
+                }
             }
             return Ok(reply);
         }
@@ -300,7 +331,8 @@ impl Hosts for SshHosts {
 
     async fn copy(&self, target: &Target, paths: &[StorePath]) -> Result<(), TransportError> {
         let paths: Vec<&str> = paths.iter().map(StorePath::as_str).collect();
-        self.inner.copy(target, &paths).await
+        let target = self.inner.way(target).await;
+        self.inner.copy(&target, &paths).await
     }
 
     async fn confirm(
@@ -312,7 +344,6 @@ impl Hosts for SshHosts {
     ) -> Result<Report, TransportError> {
         let order = order.to_string();
         let words = ["confirm", "--order", &order, "--nonce", nonce];
-        let wall = Duration::from_secs(within_secs) + COMMIT_WALL;
         let until = tokio::time::Instant::now() + Duration::from_secs(within_secs);
         let mut tries = FuturesUnordered::new();
         let mut last = error(
@@ -324,7 +355,7 @@ impl Hosts for SshHosts {
             if tries.len() < CONFIRM_TRIES && tokio::time::Instant::now() < until {
                 tries.push(
                     self.inner
-                        .ask::<Report>(target, Freshness::New, &words, wall),
+                        .ask::<Report>(target, Freshness::New, &words, TRY_WALL),
                 );
             } else if tries.is_empty() {
                 return Err(last);
@@ -345,8 +376,9 @@ impl Hosts for SshHosts {
     }
 
     async fn observe(&self, target: &Target) -> Result<Report, TransportError> {
+        let target = self.inner.way(target).await;
         self.inner
-            .ask(target, Freshness::Reuse, &["report"], ASK_WALL)
+            .ask(&target, Freshness::Reuse, &["report"], ASK_WALL)
             .await
     }
 
@@ -368,7 +400,11 @@ async fn first_out(running: &mut exec::Running) -> Option<String> {
 }
 
 /// Passes on what the host says until the attempt ends or the connection does.
-fn follow(to: mpsc::Sender<(HostName, Report)>, host: HostName, mut running: exec::Running) {
+fn follow(
+    to: mpsc::Sender<(HostName, Report)>,
+    host: HostName,
+    mut running: exec::Running,
+) -> tokio::task::AbortHandle {
     exec::beside(async move {
         while let Some(line) = first_out(&mut running).await {
             if line.len() > MAX_DOCUMENT {
@@ -390,5 +426,5 @@ fn follow(to: mpsc::Sender<(HostName, Report)>, host: HostName, mut running: exe
                 Err(e) => tracing::warn!(%host, "a line of its agent is not understood: {e}"),
             }
         }
-    });
+    })
 }
