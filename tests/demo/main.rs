@@ -2,33 +2,33 @@
 //! Every verdict is read from the hosts themselves; trueup's own word is only shown beside it.
 //! `cargo xtask demo` builds what this needs and starts it.
 
-#[allow(dead_code, clippy::unwrap_used, reason = "the lab tests' own")]
-#[path = "../lab/closures.rs"]
-mod closures;
-#[allow(dead_code, reason = "the lab tests use all of it")]
-#[path = "../lab/harness.rs"]
-mod harness;
-mod world;
-
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use world::World;
-
-/// Long enough for a busy machine with two cores; a step that takes longer has failed.
-const CONVERGED_MAX: Duration = Duration::from_secs(120);
+use anyhow::{Context, Result, ensure};
+use trueup_tests::harness::{self, Lab};
+use trueup_tests::world::{QUICK, Stage, World};
 
 const HOSTS: [&str; 3] = ["web-1", "web-2", "db-1"];
 
 fn main() -> ExitCode {
-    let keep = std::env::args().any(|arg| arg == "--keep");
-    let Some(lab) = harness::Lab::up(&HOSTS) else {
+    let mut keep = false;
+    for arg in std::env::args().skip(1) {
+        if arg != "--keep" {
+            eprintln!("usage: cargo xtask demo [--keep]");
+            return ExitCode::from(2);
+        }
+        keep = true;
+    }
+    let began = Instant::now();
+    let Some(lab) = Lab::up(&HOSTS) else {
         eprintln!("demo: it needs lab hosts, see above");
         return ExitCode::FAILURE;
     };
     let mut told = Vec::new();
-    let done = World::start(lab).and_then(|mut world| {
+    let done = start(lab).and_then(|mut world| {
+        told.push(("three hosts, as an installer leaves them", began.elapsed()));
         let done = acts(&mut world, &mut told);
         if let Err(error) = &done {
             eprintln!(
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
             );
         }
         if keep {
-            world.play();
+            play(&world);
         }
         done
     });
@@ -45,14 +45,75 @@ fn main() -> ExitCode {
     for (what, took) in &told {
         println!("✓ {what:<62} {:>7.1}", took.as_secs_f64());
     }
+    let sum = began.elapsed().as_secs_f64();
+    println!("  {:<62} {sum:>7.1}", "together");
     match done {
         Ok(()) => {
-            println!("all {} as expected", told.len());
+            println!("all as expected");
             ExitCode::SUCCESS
         }
         Err(error) => {
             println!("✗ {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(lab: Lab) -> Result<World> {
+    let trueup = std::env::current_exe()?.with_file_name("trueup");
+    let trueup = std::env::var_os("TRUEUP_TEST_TRUEUP").map_or(trueup, Into::into);
+    let stage = Stage {
+        fleet: "demo",
+        hosts: &HOSTS,
+        defaults: QUICK,
+        trueup: &trueup,
+        ssh: "",
+        agent: harness::static_agent(),
+    };
+    let mut world = World::set(lab, &stage)?;
+    merge(&mut world, "the fleet", &[])?;
+    world.start_and_wait()?;
+    let pid = world.pid().context("it runs")?;
+    println!("controller {pid} in {}", world.dir().display());
+    Ok(world)
+}
+
+type Change<'a> = trueup_tests::world::Change<'a>;
+
+/// A commit, for the audience.
+fn merge(world: &mut World, message: &str, changes: &[Change]) -> Result<()> {
+    world.commit(message, changes)?;
+    println!("merged {} \"{message}\"", &world.head()[..7]);
+    Ok(())
+}
+
+/// A command, for the audience.
+fn show(world: &World, args: &[&str]) -> Result<()> {
+    println!("$ trueup {}\n{}", args.join(" "), world.trueup(args)?);
+    Ok(())
+}
+
+/// How often each of these switched.
+fn starts(world: &World, names: &[&str]) -> Result<BTreeMap<String, usize>> {
+    let count = |name: &&str| Ok((String::from(*name), world.switches(name)?.values().sum()));
+    names.iter().map(count).collect()
+}
+
+/// Stays until somebody presses Enter or Ctrl-C.
+fn play(world: &World) {
+    println!(
+        "\nyours to play with, until Enter or Ctrl-C:\n  export TRUEUP_SOCKET={socket}\n  {trueup} get hosts --watch\n  \
+         edit {repo}/hosts.nix and commit\n  TRUEUP_LAB_ID={id} cargo xtask lab ssh web-1",
+        socket = world.socket().display(),
+        trueup = world.program().display(),
+        repo = world.repo().display(),
+        id = world.lab().id(),
+    );
+    let read = std::io::stdin().read_line(&mut String::new());
+    if matches!(read, Ok(0)) {
+        // Nobody can press Enter here: until Ctrl-C, or whatever else ends us.
+        loop {
+            std::thread::park();
         }
     }
 }
@@ -90,7 +151,7 @@ fn acts(world: &mut World, told: &mut Told) -> Result<()> {
 }
 
 fn first_merge(world: &mut World) -> Result<()> {
-    world.commit("generation one", &[])?;
+    merge(world, "generation one", &[])?;
     world.all_ready(&HOSTS)?;
     for name in HOSTS {
         let host = world.host(name);
@@ -106,19 +167,20 @@ fn first_merge(world: &mut World) -> Result<()> {
         );
     }
     world.page("web-1", "hello from generation one")?;
-    world.show(&["get", "hosts"])
+    show(world, &["get", "hosts"])
 }
 
 fn one_host(world: &mut World) -> Result<()> {
-    let before = world.starts(&["web-2", "db-1"]);
-    world.commit(
+    let before = starts(world, &["web-2", "db-1"])?;
+    merge(
+        world,
         "web-1: generation two",
         &[("web-1", "web", &[("message", "generation two")])],
     )?;
     world.all_ready(&["web-1"])?;
     world.page("web-1", "generation two")?;
     ensure!(
-        world.starts(&["web-2", "db-1"]) == before,
+        starts(world, &["web-2", "db-1"])? == before,
         "another host was activated"
     );
     Ok(())
@@ -126,7 +188,11 @@ fn one_host(world: &mut World) -> Result<()> {
 
 fn bad_merge(world: &mut World) -> Result<()> {
     let before = world.host("web-2").link("/run/current-system");
-    world.commit("web-2: harden sshd", &[("web-2", "sshd-broken", &[])])?;
+    merge(
+        world,
+        "web-2: harden sshd",
+        &[("web-2", "sshd-broken", &[])],
+    )?;
     world.outcome("web-2", "RolledBack")?;
     let host = world.host("web-2");
     ensure!(
@@ -141,11 +207,12 @@ fn bad_merge(world: &mut World) -> Result<()> {
         host.unit("sshd.service", "ActiveState") == "active",
         "web-2's sshd does not run"
     );
-    world.show(&["describe", "host/web-2"])
+    show(world, &["describe", "host/web-2"])
 }
 
 fn good_again(world: &mut World) -> Result<()> {
-    world.commit(
+    merge(
+        world,
         "web-2: generation three",
         &[("web-2", "web", &[("message", "generation three")])],
     )?;
@@ -170,12 +237,12 @@ fn drift(world: &mut World) -> Result<()> {
         host.link("/run/current-system") != good,
         "alert undid what a person did"
     );
-    world.show(&["get", "events"])
+    show(world, &["get", "events"])
 }
 
 fn nudge(world: &mut World) -> Result<()> {
     let profile = world.host("web-1").link("/nix/var/nix/profiles/system");
-    world.show(&["reconcile", "--host", "web-1", "--wait"])?;
+    show(world, &["reconcile", "--host", "web-1", "--wait"])?;
     world.all_ready(&["web-1"])?;
     ensure!(
         world.host("web-1").link("/run/current-system") == profile,

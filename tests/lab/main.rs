@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod activation;
-#[allow(dead_code, reason = "tests of trueup use what these rows do not")]
-mod closures;
-#[allow(dead_code, reason = "the harness offers what the coming tests need")]
-mod harness;
+mod controller;
 mod hosts;
 mod stc;
+
+// Where they lie for all tests on hosts, and for the demo.
+use trueup_tests::{closures, harness};

@@ -56,7 +56,8 @@ pub fn of(target: &Target, exit: &Exit) -> TransportError {
             TransportFault::Privilege,
             "`become` needs sudo without a password: security.sudo.extraRules with NOPASSWD for this user",
         )
-    } else if has("must be root") || has("needs root") {
+    } else if has("NotRoot:") || has(": Permission denied") {
+        // The agent's word, or that of what makes its place on the host.
         (
             TransportFault::Privilege,
             "set `ssh.user: root`, or `ssh.become: true` with passwordless sudo",
@@ -147,6 +148,18 @@ mod tests {
                 "sudo: a password is required",
                 TransportFault::Privilege,
                 "NOPASSWD",
+            ),
+            (
+                1,
+                "NotRoot: trueup-agent must run as root (directly, or by `sudo -n`); this is uid 1000",
+                TransportFault::Privilege,
+                "ssh.become: true",
+            ),
+            (
+                1,
+                "mkdir: cannot create directory '/nix/var/nix/gcroots/trueup': Permission denied",
+                TransportFault::Privilege,
+                "ssh.become: true",
             ),
             (
                 255,

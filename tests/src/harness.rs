@@ -273,10 +273,14 @@ impl Host {
     }
 }
 
-/// The agent as it travels to hosts: static, built once a run (in a moment when it is fresh).
+/// The agent as it travels to hosts: static, built once a run (in a moment when it is fresh). `TRUEUP_TEST_AGENT` names
+/// another one.
 pub fn static_agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
     AGENT.get_or_init(|| {
+        if let Some(given) = std::env::var_os("TRUEUP_TEST_AGENT") {
+            return given.into();
+        }
         let out = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
             .args(["xtask", "agent"])
             .stderr(Stdio::inherit())
@@ -369,7 +373,7 @@ fn workspace() -> PathBuf {
     clippy::disallowed_methods,
     reason = "the tests' own way to hosts, beside trueup's exec"
 )]
-fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(workspace());
     command

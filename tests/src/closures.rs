@@ -1,11 +1,17 @@
 //! Closures for lab hosts, made and carried by plain Nix: for tests that need one there without trueup's help.
 //! It knows fleets and stores; what runs on a host is the test's business.
 
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
 use crate::harness::{Host, Lab};
+use crate::processes;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use trueup_fixtures::fleet::{self, HostAt};
+
+/// More would only wait for each other.
+const COPIES_AT_ONCE: usize = 4;
 
 /// A fleet in a Git repository of its own, and a store with the builder in it.
 pub struct Closures {
@@ -17,7 +23,12 @@ pub struct Closures {
 impl Closures {
     /// Fleet `name` with the addresses of these hosts.
     pub fn of(lab: &Lab, name: &str, hosts: &[&str]) -> Closures {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix(processes::WORLD)
+            .tempdir()
+            .unwrap();
+        let me = processes::Stamp::of(std::process::id()).expect("we run");
+        me.write(&folder.path().join(processes::OWNER)).unwrap();
         let env = lab.env();
         let value = |wanted: &str| {
             env.iter()
@@ -39,6 +50,11 @@ impl Closures {
         let pin = serde_json::json!({ "name": "busybox", "sri": sri }).to_string();
         std::fs::write(closures.fleet().join("busybox.json"), pin).unwrap();
         closures
+    }
+
+    /// Of this world alone; it goes with us.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The fleet's repository (not committed yet).
@@ -82,6 +98,43 @@ impl Closures {
         self.copy(&top, host);
         host.read(&[&format!("{top}/bin/lab-install")]);
         top
+    }
+
+    /// The same for many hosts: one commit, one build, a few copies at a time.
+    pub fn install_all(&self, hosts: &[&Host], variant: &str) {
+        let mut args = vec!["build", "--store"];
+        let store = self.store();
+        args.extend([store.as_str(), "--no-link", "--print-out-paths"]);
+        for host in hosts {
+            fleet::set_host(&self.fleet(), &host.name, variant, &[]).unwrap();
+        }
+        fleet::commit_all(&self.fleet(), &format!("all are {variant}")).unwrap();
+        let wanted: Vec<String> = hosts
+            .iter()
+            .map(|host| {
+                format!(
+                    "git+file://{}#nixosConfigurations.{}.config.system.build.toplevel",
+                    self.fleet().display(),
+                    host.name
+                )
+            })
+            .collect();
+        args.extend(wanted.iter().map(String::as_str));
+        let built = self.nix(&args);
+        let of = |host: &Host| {
+            let name = format!("-nixos-system-{}-", host.name);
+            built.lines().find(|path| path.contains(&name)).unwrap()
+        };
+        for some in hosts.chunks(COPIES_AT_ONCE) {
+            std::thread::scope(|scope| {
+                for host in some {
+                    scope.spawn(|| {
+                        self.copy(of(host), host);
+                        host.read(&[&format!("{}/bin/lab-install", of(host))]);
+                    });
+                }
+            });
+        }
     }
 
     /// Puts a program on a host, by its store.
