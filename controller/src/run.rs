@@ -20,6 +20,7 @@ use crate::edge::nix::{Nix, NixSettings};
 use crate::edge::source::{Credentials, GitSource, SourceSettings};
 use crate::edge::ssh::{Masters, SshHosts, SshSettings};
 use crate::edge::tokio_rt::TokioRt;
+use crate::edge::webhook::Webhooks;
 use crate::settings::Settings;
 
 /// What programs that we start get of our environment, and nothing else.
@@ -225,6 +226,7 @@ async fn ports(
         publisher: nix,
         hosts: Rc::new(hosts),
         signer: Rc::new(key),
+        alerts: Rc::new(Webhooks),
         rt: Rc::new(TokioRt::new()),
         crash: crash::hook(),
     })

@@ -114,7 +114,7 @@ fn hosts_are_evaluated_and_built_and_each_failure_is_its_own() {
 
         let roots = dir.path().join("store/nix/var/nix/gcroots/trueup");
         assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 4);
-        nix.keep_roots(&["good-system".to_owned()]).await;
+        nix.keep_roots(std::slice::from_ref(&good.out)).await;
         assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 2);
     });
     // Nix makes what it builds read-only; the folder could not be removed.

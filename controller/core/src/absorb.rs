@@ -103,6 +103,11 @@ pub fn reported(
             serial: 0,
         };
     }
+    if let Some(before) = m.report.as_ref().map(|r| &r.running.profile)
+        && *before != report.running.profile
+    {
+        m.ran_before.clone_from(before);
+    }
     m.report = Some(report);
     out
 }

@@ -19,6 +19,8 @@ pub const MAX_REMEMBERED: usize = 16;
 pub struct Memory {
     /// The host's last report.
     pub report: Option<Report>,
+    /// The profile before the present one: what a person would go back to.
+    pub ran_before: Option<StorePath>,
     /// When it came, by the controller's clock.
     pub seen_at: Option<Timestamp>,
     /// When contact was tried last.

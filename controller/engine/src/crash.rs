@@ -27,6 +27,8 @@ pub const CRASH_POINTS: &[&str] = &[
     "release.before-commit",
     "release.after-commit",
     "adopt.after-commit",
+    "alert.sent",
+    "alert.after-commit",
 ];
 
 /// The hook.

@@ -1,8 +1,11 @@
 //! The loop: plain `async` over [`ports`]. The engine knows no executor, no clock, no file, no process: whatever it
 //! does to the world goes through a port, so that the whole controller runs under simulated time.
 
+mod alert;
 mod crash;
+mod load;
 mod pipeline;
+mod plan;
 pub mod ports;
 mod reconcile;
 pub mod record;
@@ -11,6 +14,7 @@ mod settings;
 mod state;
 
 pub use crash::{CRASH_POINTS, Crash, NoCrash};
+pub use plan::plan_of;
 pub use runtime::{Engine, EngineError};
 pub use settings::{Settings, WAKES, Wake};
 pub use state::Ports;

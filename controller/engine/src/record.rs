@@ -8,6 +8,8 @@
 //! | `/builds/<drv hash>` | [`BuildRecord`] | engine |
 //! | `/revisions/<sha1>` | [`RevisionRecord`] | engine |
 //! | `/meta/source` | [`SourceRecord`]: the accepted revision, and what stalls the source | engine |
+//! | `/meta/fleet` | [`FleetRecord`]: what holds for all hosts at the accepted revision | engine |
+//! | `/outbox/<id>` | [`Outgoing`]: a message that a sink has not taken yet | engine |
 //! | `/meta/controller` | [`ControllerRecord`] | engine |
 //! | `/nudges/<id>` | [`Nudge`]; the engine sets `handledAt` | API, then [`crate::Wake`] |
 //! | `/suspensions/<name>` | [`Suspension`] | API (`resume` deletes it), then wake |
@@ -16,9 +18,10 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 pub use trueup_core::host::{Adoption, Claim, Memory, Nudge, Problem, Suspension};
-use trueup_schema::kind::ResolvedHost;
-use trueup_schema::status::{Actor, HostStatus};
+use trueup_schema::kind::{ResolvedAlert, ResolvedFleet, ResolvedHost};
+use trueup_schema::status::{Actor, Event, HostStatus};
 use trueup_schema::{DrvPath, HostName, Revision, StorePath, Timestamp};
 
 use crate::ports::{BuildFailure, DbError, Evaluated, Key};
@@ -39,6 +42,8 @@ pub const REVISIONS: &str = "/revisions/";
 pub const BUILDS: &str = "/builds/";
 /// Prefix of all evaluations.
 pub const EVALUATIONS: &str = "/evaluations/";
+/// Prefix of all messages to sinks.
+pub const OUTBOX: &str = "/outbox/";
 
 /// One host, as the API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +128,28 @@ pub struct SourceRecord {
     pub head: Option<Revision>,
     /// What keeps the head from being accepted (rewritten history, bad manifests, no connection).
     pub problem: Option<Problem>,
+}
+
+/// What holds for all hosts at the accepted revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetRecord {
+    /// Limits and policies.
+    pub fleet: ResolvedFleet,
+    /// Sinks, so that what happens before the manifests are read again is told too.
+    pub alerts: BTreeMap<String, ResolvedAlert>,
+}
+
+/// A message to a sink, written with the event that it tells of and deleted once the sink took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outgoing {
+    /// Its key's last part, and the same at each try.
+    pub id: String,
+    /// The `Alert`; where it goes is read from the manifests when it is sent.
+    pub alert: String,
+    /// What is told; the db had not given it an id yet.
+    pub event: Event,
 }
 
 /// The controller.

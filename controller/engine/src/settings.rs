@@ -34,8 +34,6 @@ pub struct Settings {
     pub max_builds: usize,
     /// How long an intent may be begun.
     pub intent_lifetime: Duration,
-    /// How long one confirmation is tried, at most; the host's own deadline may be nearer.
-    pub confirm_within: Duration,
     /// Caches (their URLs come from manifests) are pushed to in the background when true.
     pub push_caches: bool,
     /// The controller's version, for the record.
@@ -51,7 +49,6 @@ impl Default for Settings {
             max_workers: 64,
             max_builds: 16,
             intent_lifetime: Duration::from_secs(300),
-            confirm_within: Duration::from_secs(120),
             push_caches: true,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

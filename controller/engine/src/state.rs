@@ -10,14 +10,15 @@ use tokio::sync::Notify;
 use trueup_core::absorb::Note;
 use trueup_core::host::{Adoption, Claim, ClosureStage, Memory, Nudge, Suspension, Wanted, Work};
 use trueup_core::queue::Queue;
-use trueup_schema::kind::{FleetManifests, ResolvedHost};
+use trueup_schema::kind::{FleetManifests, ResolvedAlert, ResolvedHost};
 use trueup_schema::status::{Actor, Event, HostStatus, Phase, Severity, Subject};
 use trueup_schema::wire::Report;
-use trueup_schema::{DrvPath, HostName, Revision, Timestamp};
+use trueup_schema::{DrvPath, HostName, Revision, StorePath, Timestamp};
 
+use crate::alert::{Sink, outgoing};
 use crate::ports::{
-    Builder, Db, DbError, DbRev, Evaluated, Evaluator, Hosts, Op, Opened, Publisher, Rt, Signer,
-    Source, Txn,
+    Alerts, Builder, Db, DbError, DbRev, Evaluated, Evaluator, Hosts, Op, Opened, Publisher, Rt,
+    Signer, Source, Txn,
 };
 use crate::record::{self, HostRecord, SourceRecord};
 use crate::{Crash, Settings};
@@ -33,6 +34,7 @@ pub struct Ports {
     pub publisher: Rc<dyn Publisher>,
     pub hosts: Rc<dyn Hosts>,
     pub signer: Rc<dyn Signer>,
+    pub alerts: Rc<dyn Alerts>,
     pub rt: Rc<dyn Rt>,
     pub crash: Rc<dyn Crash>,
 }
@@ -49,6 +51,8 @@ pub(crate) struct HostCell {
     pub evaluation: Work<Wanted>,
     /// What the last good evaluation found, and at which revision.
     pub evaluated: Option<(Revision, Evaluated)>,
+    /// The failure that was told last: the same one at each retry is no news.
+    pub eval_told: Option<(Revision, String)>,
     pub notes: Vec<Note>,
     pub dirty: bool,
 }
@@ -85,6 +89,7 @@ impl HostCell {
             record,
             evaluation: Work::None,
             evaluated: None,
+            eval_told: None,
             notes: Vec::new(),
             dirty: true,
         }
@@ -93,10 +98,23 @@ impl HostCell {
 
 /// A closure that someone waits for.
 pub(crate) struct Closure {
+    pub out: StorePath,
     pub work: Work<()>,
     pub stage: ClosureStage,
     pub wanters: BTreeSet<HostName>,
     pub told: Duration,
+}
+
+impl Closure {
+    pub fn new(out: StorePath) -> Self {
+        Self {
+            out,
+            work: Work::None,
+            stage: ClosureStage::Building,
+            wanters: BTreeSet::new(),
+            told: Duration::ZERO,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -115,6 +133,12 @@ pub(crate) struct State {
     pub accept: Option<record::SourceAccept>,
     pub queue: Queue<HostName>,
     pub inbox: BTreeMap<HostName, Report>,
+    pub alerts: BTreeMap<String, ResolvedAlert>,
+    /// Messages that wait for their sink, by id.
+    pub outbox: BTreeMap<String, record::Outgoing>,
+    pub sinks: BTreeMap<String, Sink>,
+    /// The outbox is full, and that was told.
+    pub overflow: bool,
     pub eval_wants: BTreeSet<HostName>,
     /// The revision that is being evaluated.
     pub evaluating: Option<Revision>,
@@ -136,7 +160,10 @@ pub(crate) struct Shared {
     pub eval_kick: Notify,
     /// A newer revision was accepted: stop evaluating the old one.
     pub eval_cut: Notify,
+    /// There are messages in the outbox.
+    pub alert_kick: Notify,
     pub builds: tokio::sync::Semaphore,
+    pub pushes: tokio::sync::Semaphore,
     pub events: Flag<u64>,
 }
 
@@ -167,9 +194,17 @@ impl Shared {
             self.wake(&name, false);
         }
     }
-    /// Commits. A fence that is lost ends the engine; other failures are told and left to the next try.
-    pub async fn commit(&self, then: Vec<Op>, events: Vec<Event>) -> Result<DbRev, DbError> {
+    /// Commits, with the messages to sinks that follow from the events. A fence that is lost ends the engine; other failures are told and left to the next try.
+    pub async fn commit(
+        &self,
+        mut then: Vec<Op>,
+        mut events: Vec<Event>,
+    ) -> Result<DbRev, DbError> {
         let fence = self.settings.fence;
+        let messages = outgoing(self, then.len(), &mut events);
+        for message in &messages {
+            then.push(put("outbox", &message.id, message)?);
+        }
         let txn = Txn {
             fence,
             when: Vec::new(),
@@ -177,6 +212,11 @@ impl Shared {
             events,
         };
         let result = self.ports.db.commit(txn).await;
+        if result.is_ok() && !messages.is_empty() {
+            let waiting = messages.into_iter().map(|m| (m.id.clone(), m));
+            self.state.borrow_mut().outbox.extend(waiting);
+            self.alert_kick.notify_one();
+        }
         if let Err(e) = &result {
             tracing::error!(error = %e, "the db did not take a commit");
             if matches!(e, DbError::Fenced { .. }) {

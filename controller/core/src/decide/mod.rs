@@ -107,7 +107,11 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
         };
     }
     if m.report.is_none() && (m.not_before.is_none_or(|n| n <= now) || t.nudged()) {
-        let verdict = t.working(Phase::Pending, "asking the host for its first report");
+        // Asked again, it is no less unreachable until it answers.
+        let verdict = match &m.last_error {
+            Some(p) if m.misses > 0 => unreachable(&t, &p.message),
+            _ => t.working(Phase::Pending, "asking the host for its first report"),
+        };
         return Decision {
             step: Step::Observe,
             verdict,

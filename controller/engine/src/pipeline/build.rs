@@ -17,6 +17,9 @@ use crate::state::{Closure, Shared, note, put};
 /// Progress is told at most this often.
 const TELL: Duration = Duration::from_secs(1);
 
+/// Copies of one closure to one cache that are tried; the next build brings the shared parts again.
+const PUSH_TRIES: u32 = 4;
+
 /// Puts a want. One build for all who want the same.
 pub(crate) fn want(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     let mut state = sh.state.borrow_mut();
@@ -24,12 +27,7 @@ pub(crate) fn want(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     let closure = state
         .closures
         .entry(wanted.drv.clone())
-        .or_insert_with(|| Closure {
-            work: Work::None,
-            stage: ClosureStage::Building,
-            wanters: BTreeSet::new(),
-            told: Duration::ZERO,
-        });
+        .or_insert_with(|| Closure::new(wanted.closure.clone()));
     closure.wanters.insert(host.clone());
     let due = fresh || matches!(closure.work, Work::None);
     if due {
@@ -55,7 +53,7 @@ fn set(sh: &Rc<Shared>, wanted: &Wanted, change: impl FnOnce(&mut Closure)) {
 }
 
 async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
-    let Ok(_permit) = sh.builds.acquire().await else {
+    let Ok(permit) = sh.builds.acquire().await else {
         return;
     };
     sh.crash("build.start").await;
@@ -118,15 +116,21 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
         }
     };
     sh.crash("publish.end").await;
-    finish(sh, wanted, record, problem).await;
+    let built = finish(sh, wanted, record, problem).await;
+    // Others may build while this one travels to the caches.
+    drop(permit);
+    if built && sh.settings.push_caches {
+        push(sh, wanted).await;
+    }
 }
 
+/// True if it can be delivered.
 async fn finish(
     sh: &Rc<Shared>,
     wanted: &Wanted,
     record: BuildRecord,
     problem: Option<(ErrorClass, Reason, String)>,
-) {
+) -> bool {
     let subject = Subject::Build(wanted.drv.to_string());
     let work = match problem {
         None => Work::Done(()),
@@ -159,12 +163,10 @@ async fn finish(
     let name = wanted.drv.as_str()["/nix/store/".len()..][..32].to_owned();
     let ops = put("builds", &name, &record).into_iter().collect();
     let _told = sh.commit(ops, vec![event]).await;
-    if ok && sh.settings.push_caches {
-        push(sh, wanted).await;
-    }
+    ok
 }
 
-/// No host waits for a cache: a failure is told, and that is all.
+/// No host waits for a cache: one that does not take it is tried a few times, then told of, and that is all.
 async fn push(sh: &Rc<Shared>, wanted: &Wanted) {
     let caches: Vec<String> = sh.state.borrow().fleet.as_ref().map_or_else(Vec::new, |f| {
         f.caches
@@ -173,8 +175,20 @@ async fn push(sh: &Rc<Shared>, wanted: &Wanted) {
             .map(|c| c.url.clone())
             .collect()
     });
+    let Ok(_permit) = sh.pushes.acquire().await else {
+        return;
+    };
     for cache in caches {
-        if let Err(e) = sh.ports.publisher.push(&wanted.closure, &cache).await {
+        let mut result = sh.ports.publisher.push(&wanted.closure, &cache).await;
+        for failures in 1..PUSH_TRIES {
+            if result.is_ok() {
+                break;
+            }
+            let pause = backoff::delay(failures, sh.ports.rt.random());
+            sh.ports.rt.sleep_until(sh.ports.rt.mono() + pause).await;
+            result = sh.ports.publisher.push(&wanted.closure, &cache).await;
+        }
+        if let Err(e) = result {
             let told = note(Severity::Warning, Reason::PublishFailed, e.to_string());
             let event = sh.event(Subject::Build(wanted.drv.to_string()), &told, None);
             let _told = sh.commit(Vec::new(), vec![event]).await;

@@ -116,6 +116,7 @@ async fn found(
                     cell.evaluation = Work::Done(wanted(&e, &cell.record.manifest));
                 }
                 record.evaluated = Some(e.clone());
+                cell.eval_told = None;
                 cell.evaluated = Some((revision.clone(), e));
             }
             Err(f) => {
@@ -132,7 +133,12 @@ async fn found(
                     Reason::EvaluationFailed,
                     problem.message.clone(),
                 );
-                events.push(sh.event(Subject::Host(host.clone()), &told, Some(revision.clone())));
+                let news = Some((revision.clone(), problem.message.clone()));
+                if cell.eval_told != news {
+                    let subject = Subject::Host(host.clone());
+                    events.push(sh.event(subject, &told, Some(revision.clone())));
+                    cell.eval_told = news;
+                }
                 record.problem = Some(problem.clone());
                 record.trace = f.trace;
                 if current {

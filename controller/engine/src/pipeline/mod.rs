@@ -3,4 +3,5 @@
 
 pub(crate) mod build;
 pub(crate) mod evaluate;
+pub(crate) mod roots;
 pub(crate) mod source;

@@ -9,7 +9,7 @@ use trueup_schema::status::{Reason, Severity, Subject};
 use trueup_schema::{ErrorClass, HostName, Revision};
 
 use crate::ports::{DbError, Head, Op, Opened, SourceError};
-use crate::record::RevisionRecord;
+use crate::record::{FleetRecord, RevisionRecord};
 use crate::state::{HostCell, Shared, delete, note, put};
 
 /// Operations of one transaction that hosts may take; the rest is for the revision itself.
@@ -275,6 +275,10 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
         accepted: true,
         problems: Vec::new(),
     };
+    let fleet = FleetRecord {
+        fleet: opened.fleet.fleet.clone(),
+        alerts: opened.fleet.alerts.clone(),
+    };
     let told = note(
         Severity::Info,
         Reason::RevisionAccepted,
@@ -289,6 +293,7 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
         );
         let ops = vec![
             put("meta", "source", &source)?,
+            put("meta", "fleet", &fleet)?,
             put("revisions", head.revision.sha1(), &record)?,
             delete("meta", "accept")?,
         ];
@@ -351,11 +356,13 @@ fn take_over(sh: &Rc<Shared>, opened: Opened) {
             state.eval_wants.insert(name.clone());
         }
     }
+    state.alerts.clone_from(&opened.fleet.alerts);
     state.fleet = Some(Rc::new(opened.fleet.clone()));
     state.opened = Some(opened);
     state.denied.clear();
     drop(state);
     sh.eval_kick.notify_one();
+    sh.alert_kick.notify_one();
     sh.wake_all();
 }
 
@@ -371,7 +378,9 @@ async fn release_gone(sh: &Rc<Shared>) {
             .cloned()
             .collect()
     };
-    for batch in gone.chunks(BATCH / 3) {
+    // Each host takes its three operations, and one for each alert that tells of it.
+    let each = 3 + sh.state.borrow().alerts.len();
+    for batch in gone.chunks((BATCH / each).max(1)) {
         let (mut ops, mut events) = (Vec::new(), Vec::new());
         for name in batch {
             for kind in ["hosts", "claims", "evaluations"] {

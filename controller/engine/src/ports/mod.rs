@@ -2,12 +2,14 @@
 //! twin in `fixtures/src/sim`, and both pass the same contract test. Futures need not be `Send`: the engine is the
 //! work of one thread; edges that block live on threads of their own behind a handle.
 
+mod alert;
 mod db;
 mod host;
 mod nix;
 mod rt;
 mod source;
 
+pub use alert::{AlertError, Alerts};
 pub use db::{
     Change, Db, DbError, DbRev, Entry, Fence, Guard, Key, MAX_OPS, MAX_VALUE, Op, Txn, Value,
 };

@@ -120,8 +120,9 @@ pub trait Builder {
     ) -> LocalBoxStream<'static, BuildUpdate>;
     /// Is it there and valid already?
     async fn is_valid(&self, path: &StorePath) -> bool;
-    /// Keeps exactly these roots, drops our others.
-    async fn keep_roots(&self, roots: &[String]);
+    /// Keeps those of our roots that lead to these outputs (and to the derivations beside them), drops our others. Does
+    /// not pause in between, so that no build can begin meanwhile.
+    async fn keep_roots(&self, keep: &[StorePath]);
 }
 
 /// Why a closure was not published.

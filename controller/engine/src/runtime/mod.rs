@@ -8,13 +8,16 @@ use futures::StreamExt as _;
 use futures::future::select;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use trueup_core::host::{Problem, Work};
-use trueup_schema::HostName;
 use trueup_schema::status::{Reason, Severity, Subject};
+use trueup_schema::{ErrorClass, HostName};
 
 use crate::ports::{DbError, Mono};
-use crate::record::{self, ControllerRecord, HostRecord};
-use crate::state::{HostCell, Ports, Shared, State, note, put};
-use crate::{Settings, Wake, pipeline, reconcile};
+use crate::record::ControllerRecord;
+use crate::state::{Closure, HostCell, Ports, Shared, State, note, put};
+use crate::{Settings, Wake, alert, load, pipeline, reconcile};
+
+/// Copies to caches at once: no host waits for one, so few are enough.
+const MAX_PUSHES: usize = 4;
 
 /// Why the engine stopped. It stops for nothing else.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,7 @@ impl Engine {
         let state = load(&ports).await.map_err(EngineError::Load)?;
         let sh = Rc::new(Shared {
             builds: Semaphore::new(settings.max_builds.max(1)),
+            pushes: Semaphore::new(MAX_PUSHES),
             ports,
             settings,
             state: RefCell::new(state),
@@ -49,12 +53,15 @@ impl Engine {
             source_kick: Notify::new(),
             eval_kick: Notify::new(),
             eval_cut: Notify::new(),
+            alert_kick: Notify::new(),
             events: Cell::new(0),
         });
         started(&sh).await.map_err(EngineError::Lead)?;
         let rt = sh.ports.rt.clone();
         rt.spawn("source", Box::pin(pipeline::source::run(sh.clone())));
         rt.spawn("evaluate", Box::pin(pipeline::evaluate::run(sh.clone())));
+        rt.spawn("roots", Box::pin(pipeline::roots::run(sh.clone())));
+        rt.spawn("alerts", Box::pin(alert::run(sh.clone())));
         rt.spawn("reports", Box::pin(reports(sh.clone())));
         rt.spawn("wakes", Box::pin(inputs(sh.clone(), wakes)));
         drive(&sh).await
@@ -62,29 +69,29 @@ impl Engine {
 }
 
 async fn load(ports: &Ports) -> Result<State, DbError> {
-    let mut state = State::default();
-    let db = &ports.db;
-    for e in db.list(record::HOSTS).await?.1 {
-        let record: HostRecord = record::decode(&e.key, &e.value)?;
+    let stored = load::stored(&*ports.db).await?;
+    let mut state = State {
+        claims: stored.claims,
+        source: stored.source,
+        outbox: stored.outbox,
+        alerts: stored.fleet.map(|f| f.alerts).unwrap_or_default(),
+        ..State::default()
+    };
+    for record in stored.hosts {
         let mut cell = HostCell::stored(record);
         cell.dirty = false;
         state.hosts.insert(cell.record.manifest.name.clone(), cell);
     }
-    for e in db.list(record::EVALUATIONS).await?.1 {
-        let r: record::EvaluationRecord = record::decode(&e.key, &e.value)?;
-        let name = e.key.name().parse::<HostName>().ok();
-        if let (Some(cell), Some(found)) = (name.and_then(|n| state.hosts.get_mut(&n)), r.evaluated)
-        {
-            cell.evaluated = Some((r.revision, found));
-        }
+    for (name, r) in stored.evaluations {
+        let Some(cell) = state.hosts.get_mut(&name) else {
+            continue;
+        };
+        cell.eval_told = r.problem.map(|p| (r.revision.clone(), p.message));
+        cell.evaluated = r.evaluated.map(|found| (r.revision, found));
     }
-    for e in db.list(record::BUILDS).await?.1 {
-        let r: record::BuildRecord = record::decode(&e.key, &e.value)?;
+    for r in stored.builds {
         // What a builder said no to is not built again; all else is asked anew, which costs nothing if it is there.
-        if let Some(f) = r
-            .failure
-            .filter(|f| f.class == trueup_schema::ErrorClass::Desired)
-        {
+        if let Some(f) = r.failure.filter(|f| f.class == ErrorClass::Desired) {
             let message = format!("{} failed: {}", f.drv, f.message);
             let problem = Problem {
                 class: f.class,
@@ -92,55 +99,20 @@ async fn load(ports: &Ports) -> Result<State, DbError> {
                 message,
                 retry_at: None,
             };
-            let closure = crate::state::Closure {
-                work: Work::Failed(problem),
-                stage: trueup_core::host::ClosureStage::Building,
-                wanters: std::collections::BTreeSet::new(),
-                told: Duration::ZERO,
-            };
+            let mut closure = Closure::new(r.out);
+            closure.work = Work::Failed(problem);
             state.closures.insert(r.drv, closure);
         }
     }
-    for e in db.list(record::CLAIMS).await?.1 {
-        let c: record::Claim = record::decode(&e.key, &e.value)?;
-        state.claims.insert(c.host.clone(), c);
-    }
-    if let Some(e) = db.get(&record::key("meta", "source")?).await? {
-        state.source = record::decode(&e.key, &e.value)?;
-    }
-    read_inputs(ports, &mut state).await?;
+    take_inputs(&mut state, stored.inputs);
     Ok(state)
 }
 
-/// What people wrote through the API. Read as a whole each time: it is little, and nothing can be missed.
-async fn read_inputs(ports: &Ports, state: &mut State) -> Result<(), DbError> {
-    let db = &ports.db;
-    let mut nudges = std::collections::BTreeMap::new();
-    for e in db.list(record::NUDGES).await?.1 {
-        let n: record::Nudge = record::decode(&e.key, &e.value)?;
-        if n.handled_at.is_none() {
-            nudges.insert(n.id.clone(), n);
-        }
-    }
-    let mut suspensions = std::collections::BTreeMap::new();
-    for e in db.list(record::SUSPENSIONS).await?.1 {
-        let s: record::Suspension = record::decode(&e.key, &e.value)?;
-        suspensions.insert(s.host.clone(), s);
-    }
-    let mut adoptions = std::collections::BTreeMap::new();
-    for e in db.list(record::ADOPTIONS).await?.1 {
-        let a: record::Adoption = record::decode(&e.key, &e.value)?;
-        adoptions.insert(a.host.clone(), a);
-    }
-    let accept = match db.get(&record::key("meta", "accept")?).await? {
-        Some(e) => Some(record::decode(&e.key, &e.value)?),
-        None => None,
-    };
-    state.nudges = nudges;
-    state.suspensions = suspensions;
-    state.adoptions = adoptions;
-    state.accept = accept;
-    Ok(())
+fn take_inputs(state: &mut State, inputs: load::Inputs) {
+    state.nudges = inputs.nudges;
+    state.suspensions = inputs.suspensions;
+    state.adoptions = inputs.adoptions;
+    state.accept = inputs.accept;
 }
 
 async fn started(sh: &Rc<Shared>) -> Result<(), DbError> {
@@ -181,17 +153,16 @@ async fn reports(sh: Rc<Shared>) {
 
 async fn inputs(sh: Rc<Shared>, mut wakes: mpsc::Receiver<Wake>) {
     while let Some(wake) = wakes.recv().await {
-        let mut fresh = State::default();
-        if let Err(e) = read_inputs(&sh.ports, &mut fresh).await {
-            tracing::error!(error = %e, "what people asked for could not be read");
-            continue;
-        }
+        let fresh = match load::inputs(&*sh.ports.db).await {
+            Ok(fresh) => fresh,
+            Err(e) => {
+                tracing::error!(error = %e, "what people asked for could not be read");
+                continue;
+            }
+        };
         let mut state = sh.state.borrow_mut();
         // A nudge that is being handled by a running visit is open in the db until that visit commits.
-        state.nudges = fresh.nudges;
-        state.suspensions = fresh.suspensions;
-        state.adoptions = fresh.adoptions;
-        state.accept = fresh.accept;
+        take_inputs(&mut state, fresh);
         let open: std::collections::BTreeSet<String> = state.nudges.keys().cloned().collect();
         state.taken.retain(|id| open.contains(id));
         drop(state);

@@ -50,7 +50,7 @@ impl Builder for Nix {
         asked.is_ok_and(|exit| exit.ok())
     }
 
-    async fn keep_roots(&self, roots: &[String]) {
+    async fn keep_roots(&self, keep: &[StorePath]) {
         let Ok(entries) = std::fs::read_dir(&self.settings.roots) else {
             return;
         };
@@ -61,7 +61,9 @@ impl Builder for Nix {
             // Links only, and only such as are made here: the folder may be shared with other links of trueup.
             let ours =
                 name.starts_with(ROOT_PREFIX) && entry.file_type().is_ok_and(|t| t.is_symlink());
-            if ours && !roots.iter().any(|r| root_name(r) == base) {
+            let to = std::fs::read_link(self.settings.roots.join(base));
+            let kept = |to: PathBuf| keep.iter().any(|k| Path::new(k.as_str()) == to);
+            if ours && !to.is_ok_and(kept) {
                 let _gone_already = std::fs::remove_file(entry.path());
             }
         }

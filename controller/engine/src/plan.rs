@@ -1,0 +1,111 @@
+//! A plan from the db alone, without a running engine: what `trueup diff` and `trueup plan` print of the fleet as it is.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use trueup_core::conditions::is_ready;
+use trueup_core::host::{Problem, Work};
+use trueup_core::plan::{FleetView, Plan, plan};
+use trueup_core::standing::Standing;
+use trueup_schema::status::Reason;
+use trueup_schema::wire::system_digest;
+use trueup_schema::{HostName, Timestamp};
+
+use crate::load::{Stored, stored};
+use crate::ports::{Db, DbError};
+use crate::record::{BuildRecord, EvaluationRecord, HostRecord};
+
+/// Draws it from what was stored last. Empty until a revision was accepted.
+pub async fn plan_of(
+    db: &dyn Db,
+    now: Timestamp,
+    seed: u64,
+    report_interval: Duration,
+) -> Result<Plan, DbError> {
+    let stored = stored(db).await?;
+    let Some(fleet) = &stored.fleet else {
+        return Ok(Plan::default());
+    };
+    let standings: Vec<Standing> = stored.hosts.iter().map(|r| standing(r, &stored)).collect();
+    let view = FleetView {
+        rollout: &fleet.fleet.rollout,
+        hosts: standings
+            .iter()
+            .map(|s| s.view(fleet.fleet.adopt, report_interval))
+            .collect(),
+    };
+    Ok(plan(&view, now, seed))
+}
+
+fn standing(record: &HostRecord, stored: &Stored) -> Standing {
+    let name = &record.manifest.name;
+    let evaluation = stored
+        .evaluations
+        .get(name)
+        .map_or(Work::None, |e| evaluation(record, e));
+    let closure = match &evaluation {
+        Work::Done(w) => stored
+            .builds
+            .iter()
+            .find(|b| b.drv == w.drv)
+            .map_or(Work::None, built),
+        _ => Work::None,
+    };
+    let of_us = |n: &&crate::record::Nudge| n.host.as_ref() == Some(name);
+    Standing {
+        manifest: record.manifest.clone(),
+        revision: record.revision.clone(),
+        memory: record.memory.clone(),
+        conditions: record.status.conditions.clone(),
+        evaluation,
+        closure,
+        claim: stored.claims.get(name).cloned(),
+        suspension: stored.inputs.suspensions.get(name).cloned(),
+        adoption: stored.inputs.adoptions.get(name).cloned(),
+        nudge: stored.inputs.nudges.values().find(of_us).cloned(),
+        waits_for: waits_for(record, stored),
+    }
+}
+
+fn waits_for(record: &HostRecord, stored: &Stored) -> BTreeSet<HostName> {
+    let ready = |name: &HostName| {
+        stored.hosts.iter().any(|r| {
+            r.manifest.name == *name
+                && is_ready(&r.status.conditions)
+                && r.status.observed_revision.as_ref() == Some(&r.revision)
+        })
+    };
+    let depends = record.manifest.depends_on.iter();
+    depends.filter(|d| !ready(d)).cloned().collect()
+}
+
+fn evaluation(record: &HostRecord, e: &EvaluationRecord) -> Work<trueup_core::host::Wanted> {
+    let found = e.evaluated.as_ref().map(|found| trueup_core::host::Wanted {
+        drv: found.drv.clone(),
+        closure: found.out.clone(),
+        digest: system_digest(&found.out, record.manifest.specialisation.as_deref()),
+    });
+    let current = e.revision == record.revision;
+    match (found, &e.problem) {
+        // An older evaluation may still be proven: then it is what the host was shown to want.
+        (Some(w), _) if current || record.status.desired_closure.as_ref() == Some(&w.closure) => {
+            Work::Done(w)
+        }
+        (None, Some(p)) if current => Work::Failed(p.clone()),
+        _ => Work::Running(None),
+    }
+}
+
+fn built(b: &BuildRecord) -> Work<()> {
+    match &b.failure {
+        Some(f) => Work::Failed(Problem {
+            class: f.class,
+            reason: Reason::BuildFailed,
+            message: f.message.clone(),
+            retry_at: None,
+        }),
+        None if b.published => Work::Done(()),
+        None if b.ended_at.is_none() => Work::Running(None),
+        None => Work::None,
+    }
+}

@@ -1,0 +1,121 @@
+//! A host's permission to be changed: asked for and committed before anything is offered, and given back with the outcome.
+
+use std::rc::Rc;
+
+use trueup_core::absorb;
+use trueup_core::admit::{Held, admit, groups};
+use trueup_core::host::{Claim, Work};
+use trueup_core::plan;
+use trueup_schema::HostName;
+use trueup_schema::status::Subject;
+
+use crate::state::{Shared, delete, put};
+
+/// Asks for a claim and commits it. It counts as held from before the commit on, so that limits hold meanwhile.
+pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
+    let now = sh.now();
+    let (claim, ops) = {
+        let mut guard = sh.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(fleet) = state.fleet.clone() else {
+            return;
+        };
+        // The same three that a plan is drawn from.
+        let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
+        let failed = plan::failures(memories);
+        let held: Vec<Held> = state.claims.values().map(Held::from).collect();
+        let Some(asked) =
+            super::super::with_view(state, host, &sh.settings, |v| plan::asked(v, now))
+        else {
+            return;
+        };
+        let Some(cell) = state.hosts.get_mut(host) else {
+            return;
+        };
+        let Work::Done(wanted) = &cell.evaluation else {
+            return;
+        };
+        let manifest = &cell.record.manifest;
+        let verdict = admit(&fleet.fleet.rollout, &held, &[asked], &failed).remove(host);
+        if let Some(Err(why)) = verdict {
+            state.denied.insert(host.clone(), (why, now));
+            return;
+        }
+        let m = &mut cell.record.memory;
+        let order = absorb::next_order(m);
+        let claim = Claim {
+            host: host.clone(),
+            order,
+            revision: cell.record.revision.clone(),
+            digest: wanted.digest.clone(),
+            closure: wanted.closure.clone(),
+            specialisation: manifest.specialisation.clone(),
+            attempt: m.tries.get(&wanted.digest).map_or(0, |t| t.count) + 1,
+            groups: groups(&fleet.fleet.rollout, &manifest.labels),
+            granted_at: now,
+            expires_at: now + sh.settings.intent_lifetime,
+            correction,
+            retry: m.retry,
+        };
+        m.order = order;
+        m.quarantined
+            .retain(|d, _| !(claim.retry && *d == claim.digest));
+        let ops = [
+            put("claims", host.as_str(), &claim),
+            put("hosts", host.as_str(), &cell.record),
+        ];
+        state.claims.insert(host.clone(), claim.clone());
+        (claim, ops)
+    };
+    let ops: Vec<_> = ops.into_iter().flatten().collect();
+    sh.crash("claim.before-commit").await;
+    let ok = sh.commit(ops, Vec::new()).await.is_ok();
+    sh.crash("claim.after-commit").await;
+    if !ok {
+        let mut state = sh.state.borrow_mut();
+        state.claims.remove(host);
+        if let Some(cell) = state.hosts.get_mut(host) {
+            cell.record.memory.not_before = Some(now + trueup_core::backoff::BASE);
+        }
+        tracing::warn!(host = %claim.host, "the claim was not recorded, so nothing was offered");
+    }
+}
+
+/// Gives the claim back, with what was learnt, in one transaction; who was denied asks again.
+pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
+    let (ops, events) = {
+        let mut guard = sh.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(cell) = state.hosts.get_mut(host) else {
+            return;
+        };
+        let revision = state.claims.get(host).map(|c| c.revision.clone());
+        let notes = std::mem::take(&mut cell.notes);
+        let subject = || Subject::Host(host.clone());
+        let events = notes
+            .iter()
+            .map(|n| sh.event(subject(), n, revision.clone()))
+            .collect();
+        let ops = [
+            delete("claims", host.as_str()),
+            put("hosts", host.as_str(), &cell.record),
+        ];
+        (ops.into_iter().flatten().collect(), events)
+    };
+    sh.crash("release.before-commit").await;
+    let ok = sh.commit(ops, events).await.is_ok();
+    sh.crash("release.after-commit").await;
+    if !ok {
+        return;
+    }
+    let waiting: Vec<HostName> = {
+        let mut state = sh.state.borrow_mut();
+        state.claims.remove(host);
+        let mut denied: Vec<_> = std::mem::take(&mut state.denied).into_iter().collect();
+        denied.sort_by(|a, b| (a.1.1, &a.0).cmp(&(b.1.1, &b.0)));
+        denied.into_iter().map(|(h, _)| h).collect()
+    };
+    for name in waiting {
+        sh.wake(&name, false);
+    }
+}

@@ -1,0 +1,126 @@
+//! What is said to a host about its claim: the offer, the copy that it asks for, the confirmation.
+
+use std::rc::Rc;
+
+use trueup_core::absorb;
+use trueup_core::host::Work;
+use trueup_schema::wire::{self, Order};
+use trueup_schema::{HostName, StorePath};
+
+use super::claim::release;
+use super::intent::intent;
+use super::{absorb_report, apply, missed, observe, target};
+use crate::state::Shared;
+
+pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
+    let Some(target) = target(sh, host) else {
+        return;
+    };
+    let (claim, intent) = {
+        let state = sh.state.borrow();
+        let (Some(claim), Some(cell)) = (state.claims.get(host), state.hosts.get(host)) else {
+            return;
+        };
+        let machine = state
+            .adoptions
+            .get(host)
+            .and_then(|a| a.identity.as_ref())
+            .map(|i| i.machine_id.clone());
+        (
+            claim.clone(),
+            intent(
+                claim,
+                &cell.record.manifest,
+                machine,
+                sh.ports.signer.cluster(),
+            ),
+        )
+    };
+    let signed = sh.ports.signer.sign(&intent);
+    sh.crash("offer.start").await;
+    let result = sh.ports.hosts.offer(&target, &signed).await;
+    sh.crash("offer.end").await;
+    let reply = match result {
+        Ok(reply) => reply,
+        Err(e) => return missed(sh, host, &e),
+    };
+    let (now, seed) = (sh.now(), sh.ports.rt.random());
+    let effects = {
+        let mut state = sh.state.borrow_mut();
+        let Some(cell) = state.hosts.get_mut(host) else {
+            return;
+        };
+        absorb::replied(&mut cell.record.memory, &claim, &reply, now, seed)
+    };
+    let free = effects.release;
+    apply(sh, host, effects);
+    if free {
+        release(sh, host).await;
+    }
+    if matches!(reply, wire::OfferReply::Already { .. }) {
+        observe(sh, host).await;
+    }
+}
+
+pub(super) async fn copy(sh: &Rc<Shared>, host: &HostName, paths: &[StorePath]) {
+    let Some(target) = target(sh, host) else {
+        return;
+    };
+    sh.crash("copy.start").await;
+    let result = sh.ports.hosts.copy(&target, paths).await;
+    sh.crash("copy.end").await;
+    match result {
+        Ok(()) => {
+            let mut state = sh.state.borrow_mut();
+            if let Some(cell) = state.hosts.get_mut(host) {
+                cell.record.memory.needs = None;
+                cell.record.memory.misses = 0;
+                cell.record.memory.tried_at = Some(sh.now());
+                cell.dirty = true;
+            }
+        }
+        Err(e) => {
+            missed(sh, host, &e);
+            // Collected meanwhile? Then it is built again.
+            let mut lost = false;
+            for path in paths {
+                lost |= !sh.ports.builder.is_valid(path).await;
+            }
+            let mut guard = sh.state.borrow_mut();
+            let state = &mut *guard;
+            if let Some(Work::Done(w)) = state.hosts.get(host).map(|c| &c.evaluation)
+                && lost
+            {
+                state.closures.remove(&w.drv);
+            }
+        }
+    }
+}
+
+/// Confirms until the host's own deadline, or its manifest's if it named none.
+pub(super) async fn confirm(
+    sh: &Rc<Shared>,
+    host: &HostName,
+    order: Order,
+    nonce: &str,
+    within_secs: Option<u64>,
+) {
+    let Some(target) = target(sh, host) else {
+        return;
+    };
+    let timeout = {
+        let state = sh.state.borrow();
+        let cell = state.hosts.get(host);
+        cell.map(|c| c.record.manifest.activation.confirm_timeout.as_secs())
+    };
+    let Some(within) = within_secs.or(timeout) else {
+        return;
+    };
+    sh.crash("confirm.start").await;
+    let result = sh.ports.hosts.confirm(&target, order, nonce, within).await;
+    sh.crash("confirm.end").await;
+    match result {
+        Ok(report) => absorb_report(sh, host, report, false),
+        Err(e) => missed(sh, host, &e),
+    }
+}
