@@ -17,7 +17,7 @@ use crate::crash;
 use crate::edge::db::{OpenError, SqliteDb};
 use crate::edge::keys::{FleetKey, KeyError, StoreKey};
 use crate::edge::nix::{Nix, NixSettings};
-use crate::edge::source::{Credentials, GitSource, SourceSettings};
+use crate::edge::source::{Bounds, Credentials, GitSource, SourceSettings};
 use crate::edge::ssh::{Masters, SshHosts, SshSettings};
 use crate::edge::tokio_rt::TokioRt;
 use crate::edge::webhook::Webhooks;
@@ -73,6 +73,9 @@ pub enum RunError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// There is no `nix`.
+    #[error("{0}; nix.program in trueup.yaml names it")]
+    Nix(#[from] crate::edge::exec::ExecError),
     /// A file that the settings name.
     #[error("reading {}, which trueup.yaml names: {source}", path.display())]
     Read {
@@ -199,7 +202,9 @@ async fn ports(
         evaluations: settings.limits.evaluations as usize,
         build_silence: settings.limits.build_silence,
         signing_key: store_key.file,
-    });
+    })
+    .with_version()
+    .await?;
     let mut ssh_env = env;
     let config = format!("extra-experimental-features = nix-command flakes\n{nix_config}");
     ssh_env.insert("NIX_CONFIG".to_owned(), config.into());
@@ -257,6 +262,7 @@ fn source(settings: &Settings) -> Result<GitSource, RunError> {
             user: repository.credentials.username.clone(),
             token: token.map(|t| t.trim().to_owned()),
         },
+        bounds: Bounds::default(),
         read: |files| {
             trueup_schema::manifest::resolve(files)
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect())

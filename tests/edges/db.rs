@@ -8,6 +8,8 @@ use trueup::edge::db::{self, OpenError, SqliteDb};
 use trueup_engine::ports::{Db, DbError, DbRev, Fence, Guard, Key, MAX_OPS, MAX_VALUE, Op, Txn};
 use trueup_schema::status::{Actor, Event, Reason, Severity, Subject};
 
+use trueup_fixtures::sim::MemDb;
+
 use crate::local;
 
 fn key(name: &str) -> Key {
@@ -96,7 +98,62 @@ async fn contract(db: &dyn Db, fence: Fence) {
     let (later, fourth) = futures::join!(watch.next(), db.commit(put(fence, "d", b"4")));
     assert_eq!(later.unwrap().unwrap().rev, fourth.unwrap());
 
-    // Limits.
+    // Who does not lead does not write: an old term, and one that never was.
+    for other in [Fence(fence.0 - 1), Fence(fence.0 + 1)] {
+        let told = db.commit(put(other, "e", b"5")).await;
+        assert!(matches!(told, Err(DbError::Fenced { .. })), "{told:?}");
+    }
+    assert!(db.get(&key("e")).await.unwrap().is_none());
+
+    // A delete of what is not there is a commit without a change.
+    let nothing = Txn {
+        fence,
+        then: vec![Op::Delete(key("never"))],
+        ..Txn::default()
+    };
+    let fifth = db.commit(nothing).await.unwrap();
+    let mut watch = db.watch("/things/", DbRev(fifth.0 - 1));
+    let sixth = db.commit(put(fence, "f", b"6")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().rev, sixth);
+
+    // A revision that is not there yet is of another database.
+    let told = db.watch("/things/", DbRev(sixth.0 + 50)).next().await;
+    assert!(matches!(told, Some(Err(_))), "{told:?}");
+
+    // Limits, etcd's: a value, a transaction's operations, its guards, all of it.
+    let whole = db.commit(put(fence, "a", &vec![0; MAX_VALUE])).await;
+    assert!(whole.is_ok(), "{whole:?}");
+    let before = db.list("/").await.unwrap();
+    let two = Txn {
+        fence,
+        then: ["g", "h"]
+            .map(|k| Op::Put(key(k), vec![0; MAX_VALUE]))
+            .into(),
+        ..Txn::default()
+    };
+    assert!(matches!(
+        db.commit(two).await,
+        Err(DbError::TooLarge { .. })
+    ));
+    let guards = Txn {
+        fence,
+        when: vec![Guard::Absent(key("z")); MAX_OPS + 1],
+        ..Txn::default()
+    };
+    assert!(matches!(
+        db.commit(guards).await,
+        Err(DbError::TooLarge { .. })
+    ));
+    let events = Txn {
+        fence,
+        then: vec![Op::Delete(key("z")); MAX_OPS],
+        events: vec![event(); MAX_OPS],
+        ..Txn::default()
+    };
+    assert!(matches!(
+        db.commit(events).await,
+        Err(DbError::TooLarge { .. })
+    ));
     let large = put(fence, "a", &vec![0; MAX_VALUE + 1]);
     assert!(matches!(
         db.commit(large).await,
@@ -109,6 +166,28 @@ async fn contract(db: &dyn Db, fence: Fence) {
         db.commit(many).await,
         Err(DbError::TooLarge { .. })
     ));
+    assert_eq!(
+        db.list("/").await.unwrap(),
+        before,
+        "none of them left a trace"
+    );
+}
+
+#[test]
+fn the_twin_in_memory_keeps_the_contract() {
+    local(async {
+        let db = MemDb::default();
+        let term = db.begin_term();
+        contract(&db, term).await;
+        db.compact(DbRev(3));
+        let told = db.watch("/", DbRev(2)).next().await.unwrap();
+        assert!(
+            matches!(told, Err(DbError::Compacted { oldest: 3 })),
+            "{told:?}"
+        );
+        let first = db.watch("/", DbRev(3)).next().await.unwrap();
+        assert_eq!(first.unwrap().rev, DbRev(4));
+    });
 }
 
 #[test]
@@ -276,4 +355,89 @@ fn what_was_acknowledged_survives_kill_9_whole() {
 fn wait_for_lock(dir: &std::path::Path) {
     let lock = std::fs::File::open(dir.join(db::LOCK)).unwrap();
     lock.lock().unwrap();
+}
+
+#[test]
+fn a_backup_while_commits_go_on_is_whole_and_holds_no_half_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    local(async {
+        let db = SqliteDb::open(&dir.path().join("db")).unwrap();
+        let stop = std::cell::Cell::new(false);
+        let write = async {
+            let mut n = 0_u64;
+            while !stop.get() {
+                let mut txn = put(db.term(), "a", &n.to_le_bytes());
+                txn.then.push(Op::Put(key("b"), n.to_le_bytes().to_vec()));
+                db.commit(txn).await.unwrap();
+                n += 1;
+                tokio::task::yield_now().await;
+            }
+            n
+        };
+        let back_up = async {
+            for n in 0..5_u64 {
+                // By the running controller, and by a command beside it.
+                let copy = copies.path().join(format!("{n}"));
+                let before = db.newest();
+                if n % 2 == 0 {
+                    db.backup(&copy).await.unwrap();
+                } else {
+                    let from = dir.path().join("db").join(db::FILE);
+                    let to = copy.clone();
+                    let copied = tokio::task::spawn_blocking(move || db::backup(&from, &to));
+                    copied.await.unwrap().unwrap();
+                }
+                let checked = db::check(&copy).unwrap();
+                assert!(checked.rev >= before, "what was there before is in it");
+                while db.newest().0 < before.0 + 10 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            stop.set(true);
+        };
+        let (written, ()) = futures::join!(write, back_up);
+        assert!(written >= 40, "{written}");
+    });
+    for n in 0..5 {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::copy(
+            copies.path().join(format!("{n}")),
+            place.path().join(db::FILE),
+        )
+        .unwrap();
+        local(async {
+            let db = SqliteDb::open(place.path()).unwrap();
+            let a = db.get(&key("a")).await.unwrap();
+            let b = db.get(&key("b")).await.unwrap();
+            assert_eq!(a.map(|e| (e.value, e.rev)), b.map(|e| (e.value, e.rev)));
+        });
+    }
+}
+
+#[test]
+fn damage_in_the_history_that_watches_read_is_found_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    local(async {
+        let db = SqliteDb::open(dir.path()).unwrap();
+        db.commit(put(db.term(), "a", b"an old value, in the history"))
+            .await
+            .unwrap();
+        db.commit(put(db.term(), "a", b"newer")).await.unwrap();
+        db.backup(&copy).await.unwrap();
+    });
+    db::check(&copy).unwrap();
+    let mut bytes = std::fs::read(&copy).unwrap();
+    let needle = b"in the history";
+    let at = bytes
+        .windows(needle.len())
+        .position(|w| w == needle)
+        .unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&copy, bytes).unwrap();
+    match db::check(&copy) {
+        Err(DbError::Corrupt { key, .. }) => assert_eq!(key, "/things/a"),
+        other => panic!("{other:?}"),
+    }
 }

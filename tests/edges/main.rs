@@ -5,6 +5,7 @@ mod db;
 mod exec;
 mod nix;
 mod nixos;
+mod remote;
 mod source;
 
 /// A runtime as the controller has it: one thread, tasks that need not be `Send`.

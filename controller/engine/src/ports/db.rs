@@ -10,6 +10,10 @@ use trueup_schema::status::Event;
 pub const MAX_VALUE: usize = 1 << 20;
 /// A transaction has at most this many guards and operations together.
 pub const MAX_OPS: usize = 100;
+/// Operations and events of a transaction together: etcd takes 128 changes, and the edge needs a few for itself.
+pub const MAX_CHANGES: usize = 124;
+/// Bytes of all values and events of a transaction: etcd takes requests of 1.5 MiB.
+pub const MAX_TXN_BYTES: usize = 1472 << 10;
 
 /// `/<kind>/<name>`; parts are of `[A-Za-z0-9._@:+-]`, not empty, not `.` or `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,6 +104,34 @@ pub struct Txn {
     pub then: Vec<Op>,
     /// Events; the db gives them their ids (`<DbRev>-<n>`) and stores each under `/events/<id, zero-padded>`.
     pub events: Vec<Event>,
+}
+
+impl Txn {
+    /// Whether it keeps etcd's limits, which hold whatever lies below.
+    pub fn within_limits(&self) -> Result<(), DbError> {
+        let most = |what, size, limit| match size > limit {
+            true => Err(DbError::TooLarge { what, size, limit }),
+            false => Ok(()),
+        };
+        most(
+            "a transaction's operations",
+            self.when.len() + self.then.len(),
+            MAX_OPS,
+        )?;
+        let changes = self.then.len() + self.events.len();
+        most("a transaction's changes and events", changes, MAX_CHANGES)?;
+        let mut bytes = 0;
+        for op in &self.then {
+            if let Op::Put(key, value) = op {
+                most("a value", value.len(), MAX_VALUE)?;
+                bytes += key.as_str().len() + value.len();
+            }
+        }
+        // What an event takes beside its message is little and bounded by its type.
+        let message = |e: &Event| e.message.len() + 1024;
+        bytes += self.events.iter().map(message).sum::<usize>();
+        most("a transaction", bytes, MAX_TXN_BYTES)
+    }
 }
 
 /// A change that a watch saw.

@@ -11,7 +11,8 @@ mod source;
 
 pub use alert::{AlertError, Alerts};
 pub use db::{
-    Change, Db, DbError, DbRev, Entry, Fence, Guard, Key, MAX_OPS, MAX_VALUE, Op, Txn, Value,
+    Change, Db, DbError, DbRev, Entry, Fence, Guard, Key, MAX_CHANGES, MAX_OPS, MAX_TXN_BYTES,
+    MAX_VALUE, Op, Txn, Value,
 };
 pub use host::{Hosts, ReportStream, Signer, Target, TransportError, TransportFault};
 pub use nix::{

@@ -67,6 +67,14 @@ pub enum SourceError {
         /// Why.
         why: String,
     },
+    /// Its files are such as trueup does not take: too many, too large, submodules, links out of it. A commit mends it.
+    #[error("the files of {revision}: {why}")]
+    BadTree {
+        /// Which.
+        revision: Revision,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// Its manifests are wrong: each problem rendered for people.
     #[error("{} of {revision}:\n{}", problems.len(), problems.join("\n"))]
     BadManifests {
@@ -83,7 +91,9 @@ impl SourceError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Fetch { .. } | Self::Checkout { .. } => ErrorClass::Transient,
-            Self::NoBranch { .. } | Self::BadManifests { .. } => ErrorClass::Desired,
+            Self::NoBranch { .. } | Self::BadTree { .. } | Self::BadManifests { .. } => {
+                ErrorClass::Desired
+            }
         }
     }
 }

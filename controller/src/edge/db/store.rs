@@ -4,9 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
-use trueup_engine::ports::{
-    Change, DbError, DbRev, Entry, Fence, Guard, Key, MAX_OPS, MAX_VALUE, Op, Txn,
-};
+use trueup_engine::ports::{Change, DbError, DbRev, Entry, Fence, Guard, Key, Op, Txn};
 use trueup_schema::status::Event;
 
 use super::value;
@@ -26,8 +24,6 @@ const EVENTS_DAYS: i64 = 30;
 const EVENTS_TIDIED: i64 = 2_000;
 /// Changes told in one page. More than the most that one commit can have, so that a page always ends between two.
 const PAGE: i64 = 1_000;
-/// Events of one transaction.
-const MAX_EVENTS: usize = 100;
 /// Another process that reads (a backup, `sqlite3`) may hold us up so long.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -155,6 +151,14 @@ impl Store {
             entry(row)?;
             seen += 1;
         }
+        let mut statement = self
+            .connection
+            .prepare("SELECT rev, key, value FROM log")
+            .map_err(&err)?;
+        let mut rows = statement.query([]).map_err(&err)?;
+        while let Some(row) = rows.next().map_err(&err)? {
+            change(row)?;
+        }
         Ok(seen)
     }
 
@@ -188,7 +192,7 @@ impl Store {
 
     /// Within a transaction of the caller's: other commits may be in the same one.
     pub(super) fn apply(&self, txn: &Txn) -> Result<DbRev, DbError> {
-        within_limits(txn)?;
+        txn.within_limits()?;
         let current = self.term()?;
         if txn.fence != current {
             return Err(DbError::Fenced {
@@ -363,25 +367,6 @@ impl Store {
 /// The first text that is greater than all that begin with `prefix`. Keys are ASCII, so this is above them all.
 fn prefix_end(prefix: &str) -> String {
     format!("{prefix}\u{7f}")
-}
-
-fn within_limits(txn: &Txn) -> Result<(), DbError> {
-    let too = |what, size, limit| Err(DbError::TooLarge { what, size, limit });
-    let ops = txn.when.len() + txn.then.len();
-    if ops > MAX_OPS {
-        return too("a transaction's operations", ops, MAX_OPS);
-    }
-    if txn.events.len() > MAX_EVENTS {
-        return too("a transaction's events", txn.events.len(), MAX_EVENTS);
-    }
-    let longest = txn.then.iter().map(|op| match op {
-        Op::Put(_, value) => value.len(),
-        Op::Delete(_) => 0,
-    });
-    match longest.max() {
-        Some(size) if size > MAX_VALUE => too("a value", size, MAX_VALUE),
-        _ => Ok(()),
-    }
 }
 
 fn stored_event(rev: DbRev, n: usize, event: &Event) -> Result<(String, Vec<u8>), DbError> {

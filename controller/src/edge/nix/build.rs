@@ -1,6 +1,7 @@
 //! Builds, and the roots that keep what is wanted from the garbage collector. Which builds, and each once, is the
 //! pipeline's matter; Nix' own locks make a second one of the same derivation wait.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use trueup_engine::ports::{BuildFailure, BuildUpdate, Builder};
 use trueup_schema::{DrvPath, ErrorClass, StorePath};
 
 use super::log::{self, BuildLog};
-use super::{Nix, exec};
+use super::{Nix, built, exec};
 use crate::edge::exec::{ExecError, Exit, Limits, Line};
 
 /// A build ends at the latest after so long; its silence ends it sooner.
@@ -143,9 +144,20 @@ impl Nix {
         };
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let mut running = exec::stream(self.spec(args, limits))?;
+        let records = self.settings.state.join(built::FOLDER);
+        built::tidy(&records, std::time::SystemTime::now());
+        let mut elsewhere = BTreeSet::new();
         while let Some(line) = running.next().await {
             let (Line::Out(text) | Line::Err(text)) = line;
             if log.take(&text) {
+                for (drv, machine) in &log.machines {
+                    if !elsewhere.contains(drv) {
+                        elsewhere.insert(drv.clone());
+                        if let Err(e) = built::record(&records, drv, machine) {
+                            tracing::warn!(%drv, error = %e, "what a builder builds was not recorded: signing will refuse it");
+                        }
+                    }
+                }
                 // Progress is worth less than speed: whoever is slow misses some.
                 let _slow_reader = updates.try_send(BuildUpdate::Progress(log.progress()));
             }
@@ -165,9 +177,19 @@ fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit) -> BuildFailure {
     let drv = log::culprit(&log.errors).unwrap_or_else(|| wanted.to_string());
     let said = |what: &str| log.errors.iter().any(|e| e.contains(what));
     // A builder that says no says it again; all else may be another time's luck.
-    let builder = said("builder for ") || said("Cannot build ") || said("hash mismatch");
+    let builder = [
+        "builder for ",
+        "Cannot build ",
+        "hash mismatch",
+        " timed out after ",
+    ]
+    .iter()
+    .any(|what| said(what));
     let starved =
         exit.code.is_none() || said("No space left on device") || said("failed due to signal 9");
+    // A machine that is lost in the middle looks like a builder that failed.
+    let lost = log.machines.contains_key(&drv) && !log::machine_said(&log.errors, &drv);
+    let lost = lost || said("cannot build on '");
     let mut log_tail = log.tail(&drv);
     if log_tail.is_empty() {
         let lines = log.errors.iter().flat_map(|e| e.lines()).map(str::to_owned);
@@ -181,8 +203,12 @@ fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit) -> BuildFailure {
         .or(log.errors.back());
     let message = first.and_then(|e| e.lines().find(|l| !l.trim().is_empty()));
     let message = message.unwrap_or("nix gave no reason").trim();
+    let message = match log.machines.get(&drv).filter(|_| lost) {
+        Some(machine) => format!("the builder {machine} was lost: {message}"),
+        None => message.to_owned(),
+    };
     BuildFailure {
-        class: if builder && !starved {
+        class: if builder && !starved && !lost {
             ErrorClass::Desired
         } else {
             ErrorClass::Transient

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::{Component, Path};
+use std::time::Duration;
 
 use futures::stream::{self, LocalBoxStream, StreamExt as _};
 use serde::Deserialize;
@@ -15,6 +17,9 @@ use crate::edge::exec::{ExecError, Exit, Limits};
 
 /// Hosts in one process. Of a host's 1.5 s only 0.2 s is shared with the next, and each adds 90 MB: few is enough.
 const BATCH: usize = 8;
+/// A batch that takes longer is given up, and each of its hosts tried alone with all the time that it may have: one that
+/// loops must not hold up the rest for so long.
+const BATCH_WALL: Duration = Duration::from_secs(180);
 /// Nix' trace, as kept.
 const TRACE_BYTES: usize = 16 << 10;
 /// Warnings, as kept.
@@ -39,12 +44,8 @@ impl Evaluator for Nix {
         // Spread over the processes first: eight hosts on two processes are two batches of four.
         let size = wants.len().div_ceil(at_once).clamp(1, BATCH);
         stream::iter(batches(wants, size))
-            .map(move |batch| {
-                let (nix, tree) = (nix.clone(), tree.clone());
-                async move { nix.batch(&tree, batch).await }
-            })
-            .buffer_unordered(at_once)
-            .flat_map(stream::iter)
+            .map(move |batch| nix.clone().batch(tree.clone(), batch))
+            .flatten_unordered(at_once)
             .boxed_local()
     }
 
@@ -78,8 +79,9 @@ impl Nix {
     /// `v1:<commit>:<digest of settings>:`, before the attribute.
     fn key_head(&self, tree: &Tree) -> String {
         let settings = format!(
-            "{}\0{}\0{:?}",
+            "{}\0{}\0{}\0{:?}",
             self.settings.program.display(),
+            self.version,
             self.config(),
             self.settings.store
         );
@@ -87,42 +89,65 @@ impl Nix {
         format!("v1:{}:{}:", tree.revision.sha1(), digest.short())
     }
 
-    async fn batch(&self, tree: &Tree, wants: Vec<EvalWant>) -> Vec<Result1> {
-        if wants.len() > 1
-            && let Ok(found) = self.together(tree, &wants).await
-        {
-            return found;
-        }
-        let mut results = Vec::new();
-        for want in wants {
-            let one = std::slice::from_ref(&want);
-            match self.together(tree, one).await {
-                Ok(found) => results.extend(found),
-                Err(failure) => results.push((want.host, Err(failure))),
+    /// All in one process; if that does not work out, each in a process of its own, beside each other: one host that
+    /// loops for its whole time must not make the others of its batch wait for it.
+    fn batch(self, tree: Tree, wants: Vec<EvalWant>) -> LocalBoxStream<'static, Result1> {
+        let at_once = self.settings.evaluations.max(1);
+        let wall = self.settings.evaluation_wall;
+        stream::once(async move {
+            let several = wants.len() > 1;
+            let first = match several {
+                true => self
+                    .together(&tree, &wants, wall.min(BATCH_WALL))
+                    .await
+                    .ok(),
+                false => None,
+            };
+            match first {
+                Some(found) => stream::iter(found).boxed_local(),
+                None => stream::iter(wants)
+                    .map(move |want| {
+                        let (nix, tree) = (self.clone(), tree.clone());
+                        async move { nix.alone(&tree, want, wall).await }
+                    })
+                    .buffer_unordered(at_once)
+                    .boxed_local(),
             }
-        }
-        results
+        })
+        .flatten()
+        .boxed_local()
     }
 
-    async fn together(&self, tree: &Tree, wants: &[EvalWant]) -> Result<Vec<Result1>, EvalFailure> {
+    async fn alone(&self, tree: &Tree, want: EvalWant, wall: Duration) -> Result1 {
+        let one = std::slice::from_ref(&want);
+        let result = self.together(tree, one, wall).await.and_then(|found| {
+            let first = found.into_iter().next();
+            first.map_or_else(|| Err(desired("Nix gave no answer for it")), |(_, r)| r)
+        });
+        (want.host, result)
+    }
+
+    async fn together(
+        &self,
+        tree: &Tree,
+        wants: &[EvalWant],
+        wall: Duration,
+    ) -> Result<Vec<Result1>, EvalFailure> {
         let _permit = self.evaluating.acquire().await;
         let mut selected = Vec::new();
         for want in wants {
-            let parts = expression::parts(&want.attribute).ok_or_else(|| EvalFailure {
-                class: ErrorClass::Desired,
-                message: format!("`{}` is no attribute path", want.attribute),
-                trace: String::new(),
-            })?;
+            let parts = expression::parts(&want.attribute)
+                .ok_or_else(|| desired(&format!("`{}` is no attribute path", want.attribute)))?;
             selected.push((want.host.as_str(), parts));
         }
         let expression = expression::select(&selected);
-        let args = arguments(
-            tree,
-            wants.first().and_then(|w| w.file.as_deref()),
-            expression,
-        );
+        let file = wants.first().and_then(|w| w.file.as_deref());
+        if let Some(file) = file.filter(|f| !stays_inside(f)) {
+            return Err(desired(&format!("`{file}` is no file of the repository")));
+        }
+        let args = arguments(tree, file, expression);
         let limits = Limits {
-            wall: self.settings.evaluation_wall,
+            wall,
             output: OUTPUT_BYTES,
             rss: Some(self.settings.evaluation_memory),
         };
@@ -161,8 +186,21 @@ impl Nix {
     }
 }
 
+fn desired(message: &str) -> EvalFailure {
+    EvalFailure {
+        class: ErrorClass::Desired,
+        message: message.to_owned(),
+        trace: String::new(),
+    }
+}
+
+fn stays_inside(file: &str) -> bool {
+    let mut parts = Path::new(file).components();
+    parts.all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+}
+
 fn arguments(tree: &Tree, file: Option<&str>, expression: String) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec!["eval".into(), "--json".into()];
+    let mut args: Vec<OsString> = vec!["eval".into(), "--json".into(), "--show-trace".into()];
     match file {
         Some(file) => {
             args.extend(["--file".into(), tree.path.join(file).into()]);

@@ -1,6 +1,6 @@
 //! Nix' internal-json log: what is being built, how far, and each derivation's own lines. Pure but for the log files.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,11 @@ const TAIL_LINES: usize = 25;
 const TAILS_MAX: usize = 256;
 /// Messages of Nix itself, kept for the error.
 const MESSAGES_MAX: usize = 50;
+
+/// Activities that are followed; a build of a whole system has some thousands.
+const ACTIVITIES_MAX: usize = 100_000;
+/// Derivations named as under way.
+const CURRENT_MAX: usize = 32;
 
 // Nix' numbers of activities and results (src/libutil/logging.hh).
 const COPY_PATHS: u64 = 103;
@@ -33,6 +38,8 @@ pub(super) struct BuildLog {
     counts: BTreeMap<u64, (u64, u64)>,
     tails: BTreeMap<String, VecDeque<String>>,
     written: BTreeMap<String, u64>,
+    /// Derivations that were handed to another machine, and to which.
+    pub(super) machines: BTreeMap<String, String>,
     /// Errors that Nix printed, oldest first.
     pub(super) errors: VecDeque<String>,
 }
@@ -46,6 +53,7 @@ impl BuildLog {
             counts: BTreeMap::new(),
             tails: BTreeMap::new(),
             written: BTreeMap::new(),
+            machines: BTreeMap::new(),
             errors: VecDeque::new(),
         }
     }
@@ -77,19 +85,30 @@ impl BuildLog {
     }
 
     fn start(&mut self, id: u64, kind: u64, fields: &Value) -> bool {
-        self.kinds.insert(id, kind);
-        if kind == BUILD
-            && let Some(drv) = fields[0].as_str()
-        {
-            self.building.insert(id, drv.to_owned());
-            return true;
+        if self.kinds.len() >= ACTIVITIES_MAX {
+            return false;
         }
-        false
+        self.kinds.insert(id, kind);
+        let Some(drv) = fields[0]
+            .as_str()
+            .filter(|drv| kind == BUILD && is_drv(drv))
+        else {
+            return false;
+        };
+        self.building.insert(id, drv.to_owned());
+        if let Some(machine) = fields[1].as_str().filter(|m| !m.is_empty()) {
+            let machine = machine.chars().take(300).collect();
+            self.machines.insert(drv.to_owned(), machine);
+        }
+        true
     }
 
     fn result(&mut self, id: u64, kind: u64, fields: &Value) -> bool {
         match kind {
-            PROGRESS if matches!(self.kinds.get(&id), Some(&(BUILDS | COPY_PATHS))) => {
+            PROGRESS
+                if self.counts.len() < ACTIVITIES_MAX
+                    && matches!(self.kinds.get(&id), Some(&(BUILDS | COPY_PATHS))) =>
+            {
                 let n = |i: usize| fields[i].as_u64().unwrap_or(0);
                 self.counts.insert(id, (n(0), n(1))) != Some((n(0), n(1)))
             }
@@ -144,7 +163,10 @@ impl BuildLog {
     }
 
     pub(super) fn progress(&self) -> BuildProgress {
-        let sum = |f: fn(&(u64, u64)) -> u64| self.counts.values().map(f).sum();
+        let sum = |f: fn(&(u64, u64)) -> u64| {
+            let add = |a: u64, c| a.saturating_add(f(c));
+            self.counts.values().fold(0, add)
+        };
         let name = |drv: &String| {
             let name = drv.rsplit('/').next().unwrap_or_default();
             name.get(33..)
@@ -152,10 +174,12 @@ impl BuildLog {
                 .trim_end_matches(".drv")
                 .to_owned()
         };
+        // A derivation on another machine is told twice: by our Nix, and by the one over there.
+        let current: BTreeSet<&String> = self.building.values().collect();
         BuildProgress {
             done: sum(|c| c.0),
             expected: sum(|c| c.1),
-            current: self.building.values().map(name).collect(),
+            current: current.into_iter().map(name).take(CURRENT_MAX).collect(),
         }
     }
 
@@ -164,6 +188,11 @@ impl BuildLog {
         tail.map(|t| t.iter().cloned().collect())
             .unwrap_or_default()
     }
+}
+
+/// A derivation as Nix names it, and no way out of a folder of logs.
+fn is_drv(text: &str) -> bool {
+    text.parse::<trueup_schema::DrvPath>().is_ok()
 }
 
 /// Where a derivation's log is kept.
@@ -195,14 +224,26 @@ pub(super) fn plain(text: &str) -> String {
 pub(super) fn culprit(errors: &VecDeque<String>) -> Option<String> {
     let named = |text: &str, after: &str| {
         let rest = &text[text.find(after)? + after.len()..];
-        let drv = rest.split('\'').nth(1)?;
+        // With an output: `….drv^out`.
+        let drv = rest.split('\'').nth(1)?.split('^').next()?;
         (drv.starts_with("/nix/store/") && drv.ends_with(".drv")).then(|| drv.to_owned())
     };
     let by = |after: &str| errors.iter().find_map(|e| named(e, after));
     by("builder for ")
         .or_else(|| by("Cannot build "))
+        .or_else(|| by("building of "))
         .or_else(|| by("build of "))
         .or_else(|| by("derivation "))
+}
+
+/// Did the machine that built it say that the build failed? When the connection breaks, or the machine refuses, our
+/// Nix says that the *builder* failed, as if it had run to its end.
+pub(super) fn machine_said(errors: &VecDeque<String>, drv: &str) -> bool {
+    let told = format!("build of '{drv}' on ");
+    errors
+        .iter()
+        .filter_map(|e| e.split_once(&told))
+        .any(|(_, said)| said.contains("builder for ") || said.contains("hash mismatch"))
 }
 
 #[cfg(test)]
@@ -226,6 +267,91 @@ mod tests {
         log.take(r#"@nix {"action":"start","id":8,"type":104}"#);
         log.take(r#"@nix {"action":"result","id":8,"type":105,"fields":[3,9,1,0]}"#);
         assert_eq!((log.progress().done, log.progress().expected), (3, 9));
+    }
+
+    #[test]
+    fn a_build_elsewhere_is_told_once_and_its_machine_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = BuildLog::new(dir.path());
+        let drv = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x.drv";
+        for (id, machine) in [(1, "ssh-ng://b1"), (2, "")] {
+            log.take(&format!(
+                r#"@nix {{"action":"start","id":{id},"type":105,"fields":["{drv}","{machine}",1,1]}}"#
+            ));
+        }
+        assert_eq!(log.progress().current, ["x"]);
+        assert_eq!(log.machines[drv], "ssh-ng://b1");
+        let lost = VecDeque::from([
+            "error: Nix daemon disconnected unexpectedly (maybe it crashed?)".to_owned(),
+            format!("error: builder for '{drv}' failed with exit code 1"),
+        ]);
+        assert!(!machine_said(&lost, drv));
+        let failed = VecDeque::from([format!(
+            "error: build of '{drv}' on 'ssh-ng://b1' failed: builder for '{drv}' failed with exit code 3"
+        )]);
+        assert!(machine_said(&failed, drv));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_of_nix_panics_or_writes_outside(
+            lines in proptest::collection::vec(line(), 0..40)
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let logs = dir.path().join("logs");
+            std::fs::create_dir(&logs).unwrap();
+            let mut log = BuildLog::new(&logs);
+            for line in &lines {
+                log.take(line);
+                let p = log.progress();
+                assert!(p.current.len() <= CURRENT_MAX);
+            }
+            assert!(log.errors.len() <= MESSAGES_MAX);
+            culprit(&log.errors);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+
+        #[test]
+        fn plain_text_has_no_control_characters(text: String) {
+            assert!(!plain(&text).chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+        }
+    }
+
+    /// Lines as Nix prints them, some with wrong types or names, and some that are not.
+    fn line() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::*;
+        let drv = prop_oneof![
+            Just("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x.drv".to_owned()),
+            Just("../../evil.drv".to_owned()),
+            Just("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-../../x.drv".to_owned()),
+            any::<String>(),
+        ];
+        let field = prop_oneof![
+            drv.prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        let message = (
+            prop_oneof![
+                Just("start"),
+                Just("stop"),
+                Just("result"),
+                Just("msg"),
+                Just("x")
+            ],
+            0_u64..4,
+            100_u64..108,
+            proptest::collection::vec(field, 0..4),
+            any::<String>(),
+        );
+        let message = message.prop_map(|(action, id, kind, fields, msg)| {
+            let v = serde_json::json!({
+                "action": action, "id": id, "type": kind, "level": 0, "fields": fields, "msg": msg
+            });
+            format!("@nix {v}")
+        });
+        prop_oneof![4 => message, 1 => any::<String>(), 1 => any::<String>().prop_map(|s| format!("@nix {s}"))]
     }
 
     #[test]

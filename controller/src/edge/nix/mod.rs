@@ -5,8 +5,10 @@
 //! build by a chroot or remote store does not find the derivations.
 
 mod build;
+mod built;
 mod evaluate;
 mod expression;
+mod info;
 mod log;
 mod publish;
 
@@ -53,6 +55,8 @@ pub struct NixSettings {
 pub struct Nix {
     settings: Arc<NixSettings>,
     evaluating: Arc<tokio::sync::Semaphore>,
+    /// As Nix tells it; empty where nobody asked.
+    version: String,
 }
 
 impl Nix {
@@ -62,6 +66,7 @@ impl Nix {
         Self {
             evaluating: Arc::new(tokio::sync::Semaphore::new(settings.evaluations.max(1))),
             settings: Arc::new(settings),
+            version: String::new(),
         }
     }
 
@@ -94,10 +99,12 @@ impl Nix {
         exec::run(&self.spec(args, limits)).await
     }
 
-    /// The version of the program: part of what an evaluation depends on.
-    pub async fn version(&self) -> Result<String, ExecError> {
+    /// Asks the program for its version, which is part of what an evaluation depends on. An error says that there is
+    /// no such program.
+    pub async fn with_version(mut self) -> Result<Self, ExecError> {
         let mut spec = self.spec(vec!["--version".into()], Limits::default());
         spec.args.truncate(1);
-        Ok(exec::run(&spec).await?.out_text())
+        self.version = exec::run(&spec).await?.out_text();
+        Ok(self)
     }
 }

@@ -10,16 +10,39 @@ use trueup_schema::Revision;
 
 use super::SourceSettings;
 
-/// Files of a tree.
-const FILES_MAX: usize = 200_000;
-/// Bytes of a tree.
-const BYTES_MAX: u64 = 4 << 30;
-/// Folders within folders.
-const DEPTH_MAX: usize = 64;
 /// Manifests of a revision; the reader has bounds of its own within this.
 const MANIFESTS_MAX: usize = 10_000;
 /// Bytes of one manifest that are taken at all.
 const MANIFEST_BYTES: usize = 16 << 20;
+
+/// A pointer of Git LFS has this for its first line, and three lines in all.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
+/// A pointer is not longer.
+const LFS_POINTER_MAX: usize = 1024;
+
+/// How large a revision may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Files and folders of a tree.
+    pub files: usize,
+    /// Bytes of a tree.
+    pub bytes: u64,
+    /// Folders within folders.
+    pub depth: usize,
+    /// Bytes that one fetch may bring.
+    pub fetch: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            files: 200_000,
+            bytes: 4 << 30,
+            depth: 64,
+            fetch: 4 << 30,
+        }
+    }
+}
 
 /// Where a revision's tree lies.
 pub(super) fn place(settings: &SourceSettings, revision: &Revision) -> PathBuf {
@@ -28,6 +51,14 @@ pub(super) fn place(settings: &SourceSettings, revision: &Revision) -> PathBuf {
 
 fn fail<E: std::fmt::Display>(revision: &Revision) -> impl Fn(E) -> SourceError {
     move |why| SourceError::Checkout {
+        revision: revision.clone(),
+        why: why.to_string(),
+    }
+}
+
+/// The revision is at fault, not this machine.
+fn bad<E: std::fmt::Display>(revision: &Revision) -> impl Fn(E) -> SourceError {
+    move |why| SourceError::BadTree {
         revision: revision.clone(),
         why: why.to_string(),
     }
@@ -63,7 +94,8 @@ pub(super) fn manifests(
         });
     };
     let mut found = Vec::new();
-    collect(repo, &below, folder, 0, &mut found).map_err(&err)?;
+    let depth = settings.bounds.depth;
+    collect(repo, &below, folder, depth, &mut found).map_err(bad(revision))?;
     found.sort();
     Ok(found)
 }
@@ -74,14 +106,18 @@ fn collect(
     at: &str,
     depth: usize,
     found: &mut Vec<(String, Vec<u8>)>,
-) -> Result<(), git2::Error> {
+) -> Result<(), String> {
+    let git = |e: git2::Error| e.message().to_owned();
+    let Some(deeper) = depth.checked_sub(1) else {
+        return Err(format!("{at}: folders are nested too deep"));
+    };
     for entry in tree {
         let name = String::from_utf8_lossy(entry.name_bytes()).into_owned();
         let path = format!("{at}/{name}");
         match entry.kind() {
-            Some(ObjectType::Tree) if depth < DEPTH_MAX => {
-                let sub = entry.to_object(repo)?.peel_to_tree()?;
-                collect(repo, &sub, &path, depth + 1, found)?;
+            Some(ObjectType::Tree) => {
+                let sub = entry.to_object(repo).and_then(|o| o.peel_to_tree());
+                collect(repo, &sub.map_err(git)?, &path, deeper, found)?;
             }
             // A link is not followed: what it names is read where it is, or lies outside.
             Some(ObjectType::Blob)
@@ -89,16 +125,26 @@ fn collect(
                     && entry.filemode() != 0o120_000 =>
             {
                 if found.len() == MANIFESTS_MAX {
-                    return Err(git2::Error::from_str("more than 10000 manifests"));
+                    return Err(format!("{at}: more than {MANIFESTS_MAX} manifests"));
                 }
-                let blob = entry.to_object(repo)?.peel_to_blob()?;
-                let bytes = blob.content();
-                found.push((path, bytes[..bytes.len().min(MANIFEST_BYTES)].to_vec()));
+                if size(repo, entry.id())? > MANIFEST_BYTES as u64 {
+                    return Err(format!("{path} is larger than {MANIFEST_BYTES} bytes"));
+                }
+                let blob = entry.to_object(repo).and_then(|o| o.peel_to_blob());
+                found.push((path, blob.map_err(git)?.content().to_vec()));
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Of an object, without reading it.
+fn size(repo: &Repository, id: Oid) -> Result<u64, String> {
+    repo.odb()
+        .and_then(|odb| odb.read_header(id))
+        .map(|(size, _)| size as u64)
+        .map_err(|e| e.message().to_owned())
 }
 
 /// Exports a tree, whole or not at all: written beside its place and renamed. Safe to repeat.
@@ -120,12 +166,17 @@ pub(super) fn tree(
     std::fs::create_dir_all(&new).map_err(&io)?;
     let mut writer = Writer {
         repo,
+        bounds: settings.bounds,
         files: 0,
         bytes: 0,
     };
-    writer
-        .folder(&tree, &new, 0)
-        .map_err(|why| fail::<String>(revision)(why))?;
+    if let Err(fault) = writer.folder(&tree, &new, "", 0) {
+        let _next_start_does_it = std::fs::remove_dir_all(&new);
+        return Err(match fault {
+            Fault::Tree(why) => bad(revision)(why),
+            Fault::Here(why) => fail::<String>(revision)(why),
+        });
+    }
     stamp(&new, time).map_err(&io)?;
     std::fs::rename(&new, &place).map_err(&io)?;
     Ok(place)
@@ -140,29 +191,53 @@ fn stamp(folder: &Path, time: i64) -> std::io::Result<()> {
     Ok(rustix::fs::syncfs(&dir)?)
 }
 
+/// Whose fault it is that a tree was not written.
+enum Fault {
+    Tree(String),
+    Here(String),
+}
+
 struct Writer<'r> {
     repo: &'r Repository,
+    bounds: Bounds,
     files: usize,
     bytes: u64,
 }
 
 impl Writer<'_> {
-    fn folder(&mut self, tree: &git2::Tree<'_>, at: &Path, depth: usize) -> Result<(), String> {
-        if depth > DEPTH_MAX {
-            return Err(format!("{}: folders are nested too deep", at.display()));
+    /// `inside` is where we are in the tree, for people and for links.
+    fn folder(
+        &mut self,
+        tree: &git2::Tree<'_>,
+        at: &Path,
+        inside: &str,
+        depth: usize,
+    ) -> Result<(), Fault> {
+        if depth > self.bounds.depth {
+            let max = self.bounds.depth;
+            return Err(Fault::Tree(format!(
+                "{inside}: folders are nested deeper than {max}"
+            )));
         }
         for entry in tree {
             let name = std::str::from_utf8(entry.name_bytes())
-                .map_err(|_| format!("a name in {} is not UTF-8", at.display()))?;
-            if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-                return Err(format!("`{name}` is no name of a file"));
+                .map_err(|_| Fault::Tree(format!("a name in `{inside}` is not UTF-8")))?;
+            if !is_name(name) {
+                return Err(Fault::Tree(format!(
+                    "`{}` in `{inside}` is no name of a file",
+                    name.escape_debug()
+                )));
             }
             self.files += 1;
-            if self.files > FILES_MAX {
-                return Err(format!("more than {FILES_MAX} files"));
+            if self.files > self.bounds.files {
+                let max = self.bounds.files;
+                return Err(Fault::Tree(format!("there are more than {max} files")));
             }
-            self.entry(&entry, &at.join(name), depth)
-                .map_err(|e| format!("{name}: {e}"))?;
+            let path = match inside {
+                "" => name.to_owned(),
+                _ => format!("{inside}/{name}"),
+            };
+            self.entry(&entry, &at.join(name), &path, depth)?;
         }
         Ok(())
     }
@@ -170,34 +245,88 @@ impl Writer<'_> {
     fn entry(
         &mut self,
         entry: &git2::TreeEntry<'_>,
-        path: &Path,
+        at: &Path,
+        path: &str,
         depth: usize,
-    ) -> Result<(), String> {
-        let git = |e: git2::Error| e.message().to_owned();
-        let io = |e: std::io::Error| e.to_string();
+    ) -> Result<(), Fault> {
+        // The mirror is ours, and whole: a fault of it is none of the revision's.
+        let git = |e: git2::Error| Fault::Here(format!("{path}: {}", e.message()));
+        let io = |e: std::io::Error| Fault::Here(format!("{path}: {e}"));
         match entry.kind() {
             Some(ObjectType::Tree) => {
-                std::fs::create_dir(path).map_err(io)?;
+                std::fs::create_dir(at).map_err(io)?;
                 let sub = entry
                     .to_object(self.repo)
                     .and_then(|o| o.peel_to_tree())
                     .map_err(git)?;
-                self.folder(&sub, path, depth + 1)
+                self.folder(&sub, at, path, depth + 1)
             }
             Some(ObjectType::Blob) => {
+                let size = size(self.repo, entry.id()).map_err(Fault::Here)?;
+                self.bytes = self.bytes.saturating_add(size);
+                if self.bytes > self.bounds.bytes {
+                    let max = self.bounds.bytes;
+                    return Err(Fault::Tree(format!(
+                        "together they are larger than {max} bytes, at {path}"
+                    )));
+                }
                 let blob = entry
                     .to_object(self.repo)
                     .and_then(|o| o.peel_to_blob())
                     .map_err(git)?;
-                self.bytes += blob.size() as u64;
-                if self.bytes > BYTES_MAX {
-                    return Err(format!("the tree is larger than {BYTES_MAX} bytes"));
-                }
-                write_blob(blob.content(), entry.filemode(), path).map_err(io)
+                check_blob(blob.content(), entry.filemode(), path).map_err(Fault::Tree)?;
+                write_blob(blob.content(), entry.filemode(), at).map_err(io)
             }
-            _ => Err("submodules are not supported yet: make it an input of the flake".to_owned()),
+            _ => Err(Fault::Tree(format!(
+                "{path} is a submodule, and those are not fetched: make it an input of the flake, or commit its files"
+            ))),
         }
     }
+}
+
+/// Names that a folder may have; Git allows no others, but the objects come from elsewhere.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !matches!(name, "." | "..") && !name.contains(['/', '\0'])
+}
+
+/// What would be something else on the disk than its author meant.
+fn check_blob(content: &[u8], mode: i32, path: &str) -> Result<(), String> {
+    if mode == 0o120_000 {
+        let target = std::str::from_utf8(content).ok();
+        return match target.filter(|t| stays_inside(path, t)) {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "{path} is a link to `{}`, which is outside of the repository: commit the file itself",
+                String::from_utf8_lossy(content).escape_debug()
+            )),
+        };
+    }
+    if content.len() <= LFS_POINTER_MAX && content.starts_with(LFS) {
+        return Err(format!(
+            "{path} is kept in Git LFS, and only its pointer is here: take it out of LFS (`git lfs migrate export \
+             --include={path}`), or fetch it in Nix by its hash"
+        ));
+    }
+    Ok(())
+}
+
+/// Does a link at `path` (relative to the tree) that names `target` end within the tree?
+fn stays_inside(path: &str, target: &str) -> bool {
+    if target.is_empty() || target.starts_with('/') || target.contains('\0') {
+        return false;
+    }
+    let mut depth = path.matches('/').count();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => match depth.checked_sub(1) {
+                Some(up) => depth = up,
+                None => return false,
+            },
+            _ => depth += 1,
+        }
+    }
+    true
 }
 
 fn write_blob(content: &[u8], mode: i32, path: &Path) -> std::io::Result<()> {
@@ -213,4 +342,59 @@ fn write_blob(content: &[u8], mode: i32, path: &Path) -> std::io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_may_name_what_is_in_the_tree_only() {
+        for (path, target) in [
+            ("a", "b"),
+            ("a/b", "../c"),
+            ("a/b", "./x/../../c"),
+            ("a", "no/such"),
+        ] {
+            assert!(stays_inside(path, target), "{path} -> {target}");
+        }
+        for (path, target) in [
+            ("a", "../b"),
+            ("a/b", "../../c"),
+            ("a", "/etc/passwd"),
+            ("a", ""),
+            ("a", "x/../../y"),
+        ] {
+            assert!(!stays_inside(path, target), "{path} -> {target}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What the check says of a path is what the file system does with it.
+        #[test]
+        fn a_link_that_passes_never_leaves_its_tree(
+            path in "[ab]{1,2}(/[ab]{1,2}){0,3}", target in "/?((\\.\\.|\\.|[ab])/){0,6}(\\.\\.|[ab])"
+        ) {
+            let base = Path::new("/r/o/o/t");
+            let mut at = base.join(&path);
+            at.pop();
+            for part in Path::new(&target).components() {
+                match part {
+                    std::path::Component::ParentDir => { at.pop(); }
+                    std::path::Component::CurDir => {}
+                    other => at.push(other),
+                }
+                let inside = at.starts_with(base);
+                if !inside {
+                    assert!(!stays_inside(&path, &target), "{path} -> {target}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, mode: i32, path: String) {
+            let _any = check_blob(&bytes, mode, &path);
+            let _any = check_blob(&bytes, 0o120_000, &path);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use trueup_engine::ports::{Head, Opened, Source, SourceError, Tree};
 use trueup_schema::kind::FleetManifests;
 use trueup_schema::{Revision, Timestamp};
 
+pub use export::Bounds;
 pub use remote::Credentials;
 
 /// Reads the manifests of a revision: `(path, bytes)` of each file, to what holds or all problems.
@@ -39,6 +40,8 @@ pub struct SourceSettings {
     pub state: PathBuf,
     /// How to log in.
     pub credentials: Credentials,
+    /// How large a revision may be.
+    pub bounds: Bounds,
     /// How manifests are read.
     pub read: ReadManifests,
 }
@@ -47,7 +50,9 @@ pub struct SourceSettings {
 #[derive(Debug, Clone)]
 pub struct GitSource {
     settings: Arc<SourceSettings>,
-    mirror: Arc<Mutex<()>>,
+    /// Held by the thread that works with the mirror. One that hangs on a dead connection (libgit2 waits for ever) is
+    /// left behind with its lock, and the next gets a new one: refs are safe by libgit2's own lock files.
+    mirror: Arc<Mutex<Arc<Mutex<()>>>>,
 }
 
 impl GitSource {
@@ -67,7 +72,12 @@ impl GitSource {
         timed_out: impl FnOnce(String) -> SourceError,
         work: impl FnOnce(&SourceSettings) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, SourceError> {
-        let (settings, mirror) = (self.settings.clone(), self.mirror.clone());
+        let settings = self.settings.clone();
+        let mirror = self
+            .mirror
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone();
         let task = tokio::task::spawn_blocking(move || {
             // A panic of an earlier piece left nothing half done that libgit2 would not notice.
             let _alone = mirror.lock().unwrap_or_else(|e| e.into_inner());
@@ -76,10 +86,13 @@ impl GitSource {
         match tokio::time::timeout(wall, task).await {
             Ok(Ok(result)) => result,
             Ok(Err(e)) => Err(timed_out(format!("the thread ended: {e}"))),
-            Err(_) => Err(timed_out(format!(
-                "no answer within {} s: is the Git host up and reachable from here?",
-                wall.as_secs()
-            ))),
+            Err(_) => {
+                *self.mirror.lock().unwrap_or_else(|e| e.into_inner()) = Arc::default();
+                Err(timed_out(format!(
+                    "no answer within {} s: is the Git host up and reachable from here?",
+                    wall.as_secs()
+                )))
+            }
         }
     }
 

@@ -14,10 +14,10 @@ use trueup_engine::ports::SourceError;
 
 use super::SourceSettings;
 
-/// What one fetch may bring.
-const FETCH_BYTES: usize = 4 << 30;
 /// libgit2 asks again and again while credentials are refused.
 const LOGIN_TRIES: u32 = 3;
+
+const REFUSED: &str = "the Git host refused our login: is the key or token allowed to read there?";
 
 /// How to log in.
 #[derive(Clone, Default)]
@@ -89,32 +89,60 @@ fn known_name(url: &str) -> String {
 
 /// Is this the key that was pinned for the host? All of the check is ours: with a callback set, libgit2 does none.
 fn pinned(known_hosts: &[String], name: &str, key: &[u8]) -> Result<(), String> {
-    let mut named = false;
+    let mut kinds = Vec::new();
+    let mut revoked = false;
     for line in known_hosts {
-        let mut words = line.split_whitespace();
-        let (Some(hosts), Some(_kind), Some(base64)) = (words.next(), words.next(), words.next())
+        let mut words = line.split_whitespace().peekable();
+        let of_revoked = words.next_if_eq(&"@revoked").is_some();
+        let (Some(hosts), Some(kind), Some(base64)) = (words.next(), words.next(), words.next())
         else {
             continue;
         };
         if hosts.starts_with(['#', '@', '|']) || !hosts.split(',').any(|h| h == name) {
             continue;
         }
-        named = true;
-        if BASE64.decode(base64).is_ok_and(|pinned| pinned == key) {
-            return Ok(());
+        let same = BASE64.decode(base64).is_ok_and(|pinned| pinned == key);
+        revoked |= same && of_revoked;
+        if !of_revoked {
+            kinds.push((kind, same));
         }
     }
-    Err(if named {
-        format!(
-            "{name} shows another host key than the pinned one: somebody may be in between, or it was renewed; ask its \
-             administrator, then change the known hosts"
-        )
-    } else {
-        format!(
+    if revoked {
+        return Err(format!(
+            "{name} shows a host key that the known hosts file revokes: talk to its administrator"
+        ));
+    }
+    if kinds.iter().any(|(_, same)| *same) {
+        return Ok(());
+    }
+    if kinds.is_empty() {
+        return Err(format!(
             "no host key is pinned for {name}: put the line of `ssh-keyscan`, checked, into the known hosts file \
              (hashed names are not read)"
-        )
-    })
+        ));
+    }
+    let kind = kind_of(key);
+    if kinds.iter().any(|(k, _)| *k == kind) {
+        return Err(format!(
+            "{name} shows another host key than the pinned one: somebody may be in between, or it was renewed; ask its \
+             administrator, then change the known hosts"
+        ));
+    }
+    // A server has several, and which it shows is settled between it and libssh2.
+    Err(format!(
+        "{name} shows its {kind} host key, and only {} is pinned for it: pin that one too, checked",
+        kinds.iter().map(|(k, _)| *k).collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// What an SSH key says of itself: a length, then its name.
+fn kind_of(key: &[u8]) -> String {
+    let name = key.split_first_chunk::<4>().and_then(|(length, rest)| {
+        rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?.min(64))
+    });
+    let name = name.and_then(|n| std::str::from_utf8(n).ok());
+    let safe = name.filter(|n| n.bytes().all(|b| b.is_ascii_graphic()) && !n.is_empty());
+    safe.unwrap_or("unknown").to_owned()
 }
 
 fn credentials(
@@ -156,13 +184,24 @@ pub(super) fn fetch(
     callbacks.credentials(|_, user, allowed| {
         tries += 1;
         if tries > LOGIN_TRIES {
-            return Err(git2::Error::from_str(
-                "the Git host refused our login: is the key or token allowed to read there?",
-            ));
+            return Err(git2::Error::from_str(REFUSED));
         }
         credentials(&settings.credentials, user, allowed)
     });
-    callbacks.transfer_progress(|p| p.received_bytes() < FETCH_BYTES && began.elapsed() < wall);
+    let most = settings.bounds.fetch;
+    callbacks.transfer_progress(|p| {
+        let why = if p.received_bytes() > most {
+            format!(
+                "it sends more than {most} bytes: is this the right repository? A fleet's is small"
+            )
+        } else if began.elapsed() > wall {
+            format!("it was still sending after {} s", wall.as_secs())
+        } else {
+            return true;
+        };
+        *refused.borrow_mut() = Some(why);
+        false
+    });
     callbacks.certificate_check(|cert: &Cert<'_>, _| {
         let Some(hostkey) = cert.as_hostkey() else {
             // TLS: libgit2's own verdict, by the system's certificates.
@@ -209,7 +248,13 @@ pub(super) fn fetch(
         }),
         Err(e) => {
             let why = refused.into_inner();
-            let why = why.unwrap_or_else(|| e.message().chars().take(500).collect());
+            let said: String = e.message().chars().take(500).collect();
+            let why = why.unwrap_or_else(|| {
+                match e.code() == git2::ErrorCode::Auth || said.contains("authentication") {
+                    true => format!("{REFUSED} ({said})"),
+                    false => said,
+                }
+            });
             Err(SourceError::Fetch { url, why })
         }
     }
@@ -232,6 +277,47 @@ mod tests {
         assert!(pinned(&known, "git.example.org", b"other").is_err());
         assert!(pinned(&known, "evil.example.org", key).is_err());
         assert!(pinned(&[], "git.example.org", key).is_err());
+    }
+
+    #[test]
+    fn a_key_of_a_kind_that_is_not_pinned_is_told_apart_from_another_key() {
+        let key = |kind: &str, rest: &[u8]| {
+            let length = u32::try_from(kind.len()).unwrap().to_be_bytes();
+            [&length[..], kind.as_bytes(), rest].concat()
+        };
+        let pin = |k: &[u8], kind: &str| format!("h {kind} {}", BASE64.encode(k));
+        let known = [pin(&key("ssh-ed25519", b"1"), "ssh-ed25519")];
+        let e = pinned(&known, "h", &key("ssh-rsa", b"2")).unwrap_err();
+        assert!(
+            e.contains("its ssh-rsa host key, and only ssh-ed25519"),
+            "{e}"
+        );
+        let e = pinned(&known, "h", &key("ssh-ed25519", b"2")).unwrap_err();
+        assert!(e.contains("another host key"), "{e}");
+        let good = key("ssh-ed25519", b"1");
+        let known = [known[0].clone(), format!("@revoked {}", known[0])];
+        assert!(pinned(&known, "h", &good).unwrap_err().contains("revokes"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_but_the_pinned_bytes_is_believed(
+            lines in proptest::collection::vec("(h|\\[h\\]:22|@revoked h|#h|h,g)? ?[a-z-]{0,9} [A-Za-z0-9+/=]{0,9}|.*", 0..5),
+            name in "h|g|\\[h\\]:22", key: Vec<u8>
+        ) {
+            let verdict = pinned(&lines, &name, &key);
+            let encoded = BASE64.encode(&key);
+            let there = lines.iter().any(|l| l.split_whitespace().any(|w| w == encoded));
+            assert!(verdict.is_err() || there);
+        }
+
+        #[test]
+        fn no_url_panics_and_a_password_is_never_shown(url: String, secret in "[a-z]{12}") {
+            let _any = (known_name(&url), shown(&url), local_path(&url));
+            for url in [format!("https://u:{secret}@h/x"), format!("https://{secret}@h/@/x")] {
+                assert!(!shown(&url).contains(&secret), "{url}");
+            }
+        }
     }
 
     #[test]
