@@ -58,10 +58,11 @@ in
           (builtins.unsafeDiscardOutputDependency (closure v).drvPath)
         ]) (lib.attrNames variants);
         virtualisation.memorySize = 2048;
-        environment.etc = lib.mapAttrs' (v: f: lib.nameValuePair "variants/${v}.nix" { source = f; }) hosts;
-        environment.etc."ssh.key" = {
-          source = keys.snakeOilEd25519PrivateKey;
-          mode = "0400";
+        environment.etc = lib.mapAttrs' (v: f: lib.nameValuePair "variants/${v}.nix" { source = f; }) hosts // {
+          "ssh.key" = {
+            source = keys.snakeOilEd25519PrivateKey;
+            mode = "0400";
+          };
         };
         services.trueup.controller = {
           enable = true;

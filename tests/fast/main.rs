@@ -1,4 +1,5 @@
 //! See tests/Cargo.toml.
 #![allow(clippy::unwrap_used)]
+mod docs;
 mod layering;
 mod manifests;
