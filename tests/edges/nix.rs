@@ -440,7 +440,7 @@ fn roots_protect_what_is_wanted_from_the_collector_and_no_more() {
         let store = store.to_str().unwrap();
         must_nix(&nix, &gc, &[store]).await;
         assert!(nix.is_valid(&a.out).await && nix.is_valid(&b.out).await);
-        nix.keep_roots(&["a-1".to_owned()]).await;
+        nix.keep_roots(std::slice::from_ref(&a.out)).await;
         must_nix(&nix, &gc, &[store]).await;
         assert!(nix.is_valid(&a.out).await && !nix.is_valid(&b.out).await);
         assert!(other.is_symlink());
