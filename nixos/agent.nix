@@ -19,6 +19,9 @@ let
   ours = import ./lib.nix { inherit lib; };
   cfg = config.services.trueup.agent;
   isRoot = cfg.user == "root";
+  trusts =
+    lib.any (k: !(lib.hasPrefix "cache.nixos.org-1:" k)) config.nix.settings.trusted-public-keys
+    || !(config.nix.settings.require-sigs or true);
   # The copy that the controller brought: it wrote the journal, so it is the one that can read it.
   brought = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
 in
@@ -115,8 +118,9 @@ in
           message = "services.trueup.agent: nix.settings.allowed-users must have `${cfg.user}` (or `*`), else closures can't be copied here.";
         }
         {
-          assertion = !isRoot -> cfg.trustedPublicKeys != [ ];
-          message = "services.trueup.agent.trustedPublicKeys is empty: what a user other than root copies must be signed by a key that this host trusts.";
+          # Also root's copies are checked: `nix copy` asks for signatures whoever brings the paths.
+          assertion = trusts;
+          message = "services.trueup.agent.trustedPublicKeys is empty: this host takes only paths that a key signed which it trusts; add the fleet's.";
         }
         {
           assertion = !isRoot -> config.security.sudo.enable || (config.security.sudo-rs.enable or false);

@@ -31,7 +31,7 @@ let
     "ssh.key" = cfg.ssh.keyFile;
     "git.token" = cfg.repository.tokenFile;
     "git.key" = cfg.repository.sshKeyFile;
-  };
+  } // lib.mapAttrs' (name: lib.nameValuePair "extra.${name}") cfg.credentials;
   given = name: if credentials ? ${name} then credential name else null;
 
   # What is null is left out, so that the program's own default holds.
@@ -186,6 +186,16 @@ in
       description = ''
         The key that signs store paths, as `nix key generate-secret` writes it. Given to the service as a systemd
         credential. `null` means that one is made at the first start, as `${stateDir}/keys/store.key`.
+      '';
+    };
+
+    credentials = mkOption {
+      type = types.attrsOf ours.secretFile;
+      default = { };
+      example = literalExpression ''{ chat = "/run/secrets/chat-webhook"; }'';
+      description = ''
+        Other secrets that the controller reads, such as the keys of Alerts, given to the service as systemd credentials.
+        The file is then `/run/credentials/${unit}.service/extra.NAME`, as an Alert's `webhook.secretFile`.
       '';
     };
 

@@ -15,6 +15,7 @@ let
     services.trueup.agent = {
       enable = true;
       authorizedKeys = [ key ];
+      trustedPublicKeys = [ "trueup-1:${publicKey}" ];
     }
     // extra;
   };
@@ -39,6 +40,7 @@ in
       ssh.keyFile = "/run/secrets/ssh-key";
       ssh.extraConfig = "Host db-1\n  ProxyJump bastion.example.org\n";
       signingKeyFile = "/run/secrets/store-key";
+      credentials.chat = "/run/secrets/chat";
       operators = [ "ana" ];
       limits.builds = 4;
       limits.evaluationMemoryMiB = 8192;
@@ -83,7 +85,6 @@ in
   agentOfAnotherUser = {
     module = agent {
       user = "trueup-deploy";
-      trustedPublicKeys = [ "trueup-1:${publicKey}" ];
       controllerKeys = [ publicKey ];
       substituters = [ "http://cache.example.org:5000" ];
     };
@@ -109,11 +110,9 @@ in
     ];
   };
   agentWithRootShut = {
-    module = agent { } // {
-      services.openssh.enable = true;
+    module = {
+      imports = [ (agent { }) ];
       services.openssh.settings.PermitRootLogin = "no";
-      services.trueup.agent.enable = true;
-      services.trueup.agent.authorizedKeys = [ key ];
     };
     refused = [ "PermitRootLogin is no" ];
   };

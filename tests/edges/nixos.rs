@@ -211,6 +211,7 @@ fn the_controller_runs_as_little_as_it_can_and_gets_its_keys_from_systemd() {
     assert_eq!(
         texts(&service["LoadCredential"]),
         [
+            "extra.chat:/run/secrets/chat",
             "git.key:/run/secrets/deploy-key",
             "ssh.key:/run/secrets/ssh-key",
             "store.key:/run/secrets/store-key",

@@ -1,7 +1,7 @@
 //! The fleet's keys: one that signs intents, one that signs store paths. Made at the first start, readable by us alone.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -168,8 +168,12 @@ fn read_private(path: &Path) -> Result<String, KeyError> {
         source,
     };
     let file = std::fs::File::open(path).map_err(err)?;
-    let mode = file.metadata().map_err(err)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let meta = file.metadata().map_err(err)?;
+    let mode = meta.permissions().mode() & 0o777;
+    // A credential of systemd is root's, and an access list lets us alone read it: the group's bits are that list's mask
+    // then and say nothing (as ssh has it). What is ours must be ours alone.
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if mode & (if ours { 0o077 } else { 0o007 }) != 0 {
         return Err(KeyError::Exposed {
             path: path.to_owned(),
             mode,
