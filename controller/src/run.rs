@@ -158,7 +158,8 @@ fn engine_settings(
     }
 }
 
-fn environment() -> BTreeMap<String, OsString> {
+/// What programs that we start get of our environment.
+pub(crate) fn environment() -> BTreeMap<String, OsString> {
     let var = |name: &str| Some((name.to_owned(), std::env::var_os(name)?));
     PASSED_ON.iter().filter_map(|name| var(name)).collect()
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Who has to act on a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ErrorClass {
     /// Time may mend it: back off and try again.

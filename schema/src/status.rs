@@ -8,6 +8,7 @@ use crate::{ComponentName, Digest, HostName, Revision, StorePath, Timestamp};
 
 /// Where a host is. Derived from (desired, wants, claim, report), never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub enum Phase {
     /// Known, nothing decided yet.
     Pending,
@@ -39,6 +40,7 @@ pub enum Phase {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub enum Outcome {
     /// Runs, confirmed, boot default.
     Succeeded,
@@ -82,6 +84,7 @@ impl std::fmt::Display for Phase {
 
 /// Kubernetes' three truth values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub enum Truth {
     /// It holds.
     True,
@@ -93,6 +96,7 @@ pub enum Truth {
 
 /// Which condition. `Reconciling`, `Stalled` and the abnormal ones are present only while true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub enum ConditionType {
     /// The newest good revision runs, confirmed.
     Ready,
@@ -112,6 +116,7 @@ pub enum ConditionType {
 
 /// Why: one enum for conditions and events, as the issue tracker of the field would name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs)]
 pub enum Reason {
     // source and desired
@@ -184,6 +189,7 @@ impl std::fmt::Display for Reason {
 
 /// A condition, with Kubernetes' laws.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Which.
@@ -203,6 +209,7 @@ pub struct Condition {
 
 /// `status` of a host, as the API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HostStatus {
     /// Where it is.
@@ -239,6 +246,7 @@ pub struct HostStatus {
 
 /// A component of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
     /// Which.
@@ -253,6 +261,7 @@ pub struct ComponentStatus {
 
 /// How much an event matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Severity {
     /// As it should be.
@@ -265,6 +274,7 @@ pub enum Severity {
 
 /// Who did it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
     /// `person`, `controller`, `host`.
@@ -279,6 +289,7 @@ pub struct Actor {
 
 /// See [`Actor`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ActorKind {
     /// A person.
@@ -304,6 +315,7 @@ impl Actor {
 
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", tag = "kind", content = "name")]
 pub enum Subject {
     /// A host.
@@ -318,6 +330,7 @@ pub enum Subject {
 
 /// Written on transitions only, in the transaction of the change that it tells of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// `<DbRev>-<n>`; filled in by the db at commit.

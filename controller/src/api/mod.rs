@@ -2,8 +2,11 @@
 //! wakes the engine, and decides nothing: a lost wake costs latency only.
 
 mod actor;
+pub mod document;
 mod error;
+mod openapi;
 mod read;
+pub mod request;
 mod route;
 mod server;
 mod write;
@@ -14,7 +17,8 @@ use std::sync::Arc;
 use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Fence};
 
-pub use error::{ApiError, Class};
+pub use error::{ApiError, Class, ErrorBody};
+pub use openapi::openapi;
 pub use server::{ServeError, Server, serve};
 
 /// A request's body is a few names and a reason.

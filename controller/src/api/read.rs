@@ -5,9 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use futures::StreamExt;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use trueup_engine::ports::{Db, DbRev, Entry};
 use trueup_engine::record::{
     Adoption, BUILDS, BuildRecord, EvaluationRecord, HOSTS, HostRecord, Nudge, REVISIONS,
@@ -16,6 +14,10 @@ use trueup_engine::record::{
 use trueup_schema::HostName;
 use trueup_schema::status::{Event, Subject};
 
+use super::document::{
+    BuildStatus, Change, Changes, Described, Host, List, Metadata, NudgeStatus, Object,
+    RevisionStatus, SourceStatus,
+};
 use super::{ApiError, CHANGES_MAX, Class, EVENTS_MAX, LOG_MAX, State, WATCH_SECS};
 
 /// Events of one host in `describe`.
@@ -43,46 +45,36 @@ async fn all<D: Db, T: DeserializeOwned>(
     Ok((rev, entries.iter().map(read).collect::<Result<_, _>>()?))
 }
 
-fn list(rev: DbRev, items: Vec<Value>) -> Value {
-    json!({ "apiVersion": "trueup/v1alpha1", "kind": "List", "metadata": { "dbRevision": rev.0 }, "items": items })
-}
-
 /// A host in the envelope that its manifest has.
-pub(super) fn host_object(record: &HostRecord) -> Result<Value, ApiError> {
-    let mut spec = value(&record.manifest)?;
-    let mut metadata = json!({ "name": record.manifest.name });
-    if let Some(fields) = spec.as_object_mut() {
-        fields.remove("name");
-        for part in ["labels", "annotations"] {
-            metadata[part] = fields.remove(part).unwrap_or_else(|| json!({}));
-        }
-    }
-    Ok(json!({
-        "apiVersion": "trueup/v1alpha1",
-        "kind": "Host",
-        "metadata": metadata,
-        "spec": spec,
-        "status": value(&record.status)?,
-    }))
+pub(super) fn host_object(record: &HostRecord) -> Result<Host, ApiError> {
+    let bug = |e: serde_json::Error| ApiError::new(Class::Bug, format!("encoding a manifest: {e}"));
+    let spec = serde_json::to_value(&record.manifest).map_err(bug)?;
+    let mut spec = match spec {
+        serde_json::Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    };
+    spec.remove("name");
+    let mut part = |name: &str| {
+        spec.remove(name)
+            .map_or_else(|| Ok(BTreeMap::new()), serde_json::from_value)
+            .map_err(bug)
+    };
+    let metadata = Metadata {
+        name: record.manifest.name.to_string(),
+        labels: part("labels")?,
+        annotations: part("annotations")?,
+    };
+    Ok(Host {
+        metadata,
+        spec: Some(spec),
+        ..Object::new("Host", "", record.status.clone())
+    })
 }
 
-fn value<T: Serialize>(of: &T) -> Result<Value, ApiError> {
-    serde_json::to_value(of)
-        .map_err(|e| ApiError::new(Class::Bug, format!("encoding an answer: {e}")))
-}
-
-fn envelope<T: Serialize>(kind: &str, name: &str, status: &T) -> Result<Value, ApiError> {
-    Ok(json!({
-        "apiVersion": "trueup/v1alpha1", "kind": kind, "metadata": { "name": name }, "status": value(status)?,
-    }))
-}
-
-pub(super) async fn hosts<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+pub(super) async fn hosts<D: Db>(state: &State<D>) -> Result<List<Host>, ApiError> {
     let (rev, records) = all::<D, HostRecord>(state, HOSTS).await?;
-    Ok(list(
-        rev,
-        records.iter().map(host_object).collect::<Result<_, _>>()?,
-    ))
+    let hosts = records.iter().map(host_object);
+    Ok(List::new(rev.0, hosts.collect::<Result<_, _>>()?))
 }
 
 pub(super) async fn record<D: Db>(
@@ -111,52 +103,76 @@ async fn unknown<D: Db>(state: &State<D>, name: &HostName) -> ApiError {
     }
 }
 
-pub(super) async fn host<D: Db>(state: &State<D>, name: &HostName) -> Result<Value, ApiError> {
+pub(super) async fn host<D: Db>(state: &State<D>, name: &HostName) -> Result<Host, ApiError> {
     host_object(&record(state, name).await?)
 }
 
-pub(super) async fn describe<D: Db>(state: &State<D>, name: &HostName) -> Result<Value, ApiError> {
+pub(super) async fn describe<D: Db>(
+    state: &State<D>,
+    name: &HostName,
+) -> Result<Described, ApiError> {
     let record = record(state, name).await?;
     let revision = match &record.status.desired_revision {
         Some(r) => one::<D, RevisionRecord>(state, "revisions", r.sha1())
             .await?
-            .map(|(r, _)| r),
+            .map(|(r, _)| r.into()),
         None => None,
     };
     let events = events_where(state, DESCRIBE_EVENTS, |e| {
         e.subject == Subject::Host(name.clone())
     })
     .await?;
-    Ok(json!({
-        "host": host_object(&record)?,
-        "revision": value(&revision)?,
-        "quarantined": value(&record.memory.quarantined)?,
-        "lastAttempt": value(&record.memory.ended)?,
-        "lastError": value(&record.memory.last_error)?,
-        "unreachableSince": value(&record.memory.unreachable_since)?,
-        "evaluation": value(&one::<D, EvaluationRecord>(state, "evaluations", name.as_str()).await?.map(|(e, _)| e))?,
-        "suspension": value(&one::<D, Suspension>(state, "suspensions", name.as_str()).await?.map(|(s, _)| s))?,
-        "adoption": value(&one::<D, Adoption>(state, "adoptions", name.as_str()).await?.map(|(a, _)| a))?,
-        "events": value(&events)?,
-    }))
+    let host = host_object(&record)?;
+    let at = name.as_str();
+    let memory = record.memory;
+    let report = memory.report;
+    let (attempt, hold, other_managers, warnings) = report.map_or_else(Default::default, |r| {
+        (r.attempt, r.hold, r.other_managers, r.warnings)
+    });
+    Ok(Described {
+        host,
+        revision,
+        quarantined: memory.quarantined,
+        last_attempt: memory.ended.map(Into::into),
+        attempt,
+        last_error: memory.last_error.map(Into::into),
+        unreachable_since: memory.unreachable_since,
+        evaluation: one::<D, EvaluationRecord>(state, "evaluations", at)
+            .await?
+            .map(|(e, _)| e.into()),
+        suspension: one::<D, Suspension>(state, "suspensions", at)
+            .await?
+            .map(|(s, _)| s.into()),
+        adoption: one::<D, Adoption>(state, "adoptions", at)
+            .await?
+            .map(|(a, _)| a.into()),
+        hold,
+        other_managers,
+        warnings,
+        events,
+    })
 }
 
-pub(super) async fn revisions<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+pub(super) async fn revisions<D: Db>(
+    state: &State<D>,
+) -> Result<List<Object<RevisionStatus>>, ApiError> {
     let (rev, mut records) = all::<D, RevisionRecord>(state, REVISIONS).await?;
     records.sort_by_key(|r| std::cmp::Reverse(r.seen_at));
-    let items = records
-        .iter()
-        .map(|r| envelope("Revision", r.revision.sha1(), r));
-    Ok(list(rev, items.collect::<Result<_, _>>()?))
+    let items = records.into_iter().map(|r| {
+        let name = r.revision.sha1().to_owned();
+        Object::new("Revision", &name, r.into())
+    });
+    Ok(List::new(rev.0, items.collect()))
 }
 
-pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
+pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<List<Object<BuildStatus>>, ApiError> {
     let (rev, mut records) = all::<D, BuildRecord>(state, BUILDS).await?;
     records.sort_by_key(|r| std::cmp::Reverse(r.started_at));
-    let items = records
-        .iter()
-        .map(|r| envelope("Build", hash_of(r.drv.as_str()), r));
-    Ok(list(rev, items.collect::<Result<_, _>>()?))
+    let items = records.into_iter().map(|r| {
+        let name = hash_of(r.drv.as_str()).to_owned();
+        Object::new("Build", &name, r.into())
+    });
+    Ok(List::new(rev.0, items.collect()))
 }
 
 /// The 32 characters that name a derivation.
@@ -165,16 +181,18 @@ fn hash_of(path: &str) -> &str {
     name.split('-').next().unwrap_or_default()
 }
 
-pub(super) async fn source<D: Db>(state: &State<D>) -> Result<Value, ApiError> {
-    let found = one::<D, SourceRecord>(state, "meta", "source")
-        .await?
-        .map(|(s, _)| s);
-    envelope("Source", "source", &found.unwrap_or_default())
+pub(super) async fn source<D: Db>(state: &State<D>) -> Result<Object<SourceStatus>, ApiError> {
+    let found = one::<D, SourceRecord>(state, "meta", "source").await?;
+    let record = found.map(|(s, _)| s).unwrap_or_default();
+    Ok(Object::new("Source", "source", record.into()))
 }
 
-pub(super) async fn nudge<D: Db>(state: &State<D>, id: &str) -> Result<Value, ApiError> {
+pub(super) async fn nudge<D: Db>(
+    state: &State<D>,
+    id: &str,
+) -> Result<Object<NudgeStatus>, ApiError> {
     match one::<D, Nudge>(state, "nudges", id).await? {
-        Some((nudge, _)) => envelope("Nudge", id, &nudge),
+        Some((nudge, _)) => Ok(Object::new("Nudge", id, nudge.into())),
         None => Err(ApiError::new(Class::NotFound, format!("no nudge `{id}`"))),
     }
 }
@@ -203,7 +221,7 @@ async fn events_where<D: Db>(
 pub(super) async fn events<D: Db>(
     state: &State<D>,
     query: &BTreeMap<String, String>,
-) -> Result<Value, ApiError> {
+) -> Result<List<Object<Event>>, ApiError> {
     let limit = query.get("limit").map_or(Ok(100), |t| t.parse::<usize>());
     let limit = limit
         .map_err(|_| ApiError::new(Class::Usage, "`limit` is not a number"))?
@@ -221,15 +239,18 @@ pub(super) async fn events<D: Db>(
         of_kind && of_host
     })
     .await?;
-    let items = found.iter().map(|e| envelope("Event", &e.id, e));
-    Ok(list(rev, items.collect::<Result<_, _>>()?))
+    let items = found.into_iter().map(|e| {
+        let name = e.id.clone();
+        Object::new("Event", &name, e)
+    });
+    Ok(List::new(rev.0, items.collect()))
 }
 
 /// Changes after `from`; waits up to [`WATCH_SECS`] for the first.
 pub(super) async fn watch<D: Db>(
     state: &State<D>,
     query: &BTreeMap<String, String>,
-) -> Result<Value, ApiError> {
+) -> Result<Changes, ApiError> {
     let prefix = query.get("prefix").map_or("", String::as_str);
     if !WATCHABLE.contains(&prefix) {
         return Err(ApiError::new(
@@ -249,11 +270,17 @@ pub(super) async fn watch<D: Db>(
         };
         let change = change?;
         reached = reached.max(change.rev.0);
-        changes.push(json!({ "key": change.key.as_str(), "deleted": change.value.is_none() }));
+        changes.push(Change {
+            key: change.key.as_str().to_owned(),
+            deleted: change.value.is_none(),
+        });
         // What is there already belongs to the same answer; all changes of one commit come together.
         patience = Duration::from_millis(20);
     }
-    Ok(json!({ "dbRevision": reached, "changes": changes }))
+    Ok(Changes {
+        db_revision: reached,
+        changes,
+    })
 }
 
 /// The log of one derivation, named by its path, by the path's last part or by its hash.

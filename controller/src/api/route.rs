@@ -1,64 +1,309 @@
-//! Which request is which: one flat match, each arm one call.
+//! Which request is which: one table, from which requests are matched and the OpenAPI is made, and one flat match, each
+//! arm one call. What is not in the table can't be asked.
 
 use std::collections::BTreeMap;
 
-use hyper::Method;
+use schemars::{Schema, SchemaGenerator};
+use serde::Serialize;
 use serde_json::Value;
 use trueup_engine::ports::Db;
 use trueup_schema::HostName;
-use trueup_schema::status::Actor;
+use trueup_schema::status::{Actor, Event};
 
+use super::document::{
+    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, RevisionStatus, SourceStatus,
+    Version,
+};
+use super::request::{
+    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
+};
 use super::{ApiError, Class, State, read, write};
 
 /// What goes back.
 #[derive(Debug)]
-pub enum Answer {
+pub(super) enum Answer {
     /// A document.
     Json(Value),
     /// A log.
     Text(String),
 }
 
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Op {
+    Version,
+    OpenApi,
+    Hosts,
+    Host,
+    Describe,
+    Revisions,
+    Builds,
+    Events,
+    Source,
+    Nudge,
+    Watch,
+    BuildLog,
+    Reconcile,
+    Suspend,
+    Resume,
+    Adopt,
+    Accept,
+}
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// What is sent and what comes back.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shape {
+    /// JSON of this type.
+    Json(SchemaOf),
+    /// Lines.
+    Text,
+    /// Nothing.
+    None,
+}
+
+/// One row.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub op: Op,
+    pub post: bool,
+    /// With `{name}` for what varies.
+    pub path: &'static str,
+    pub summary: &'static str,
+    /// Name, whether it must be there, what it says.
+    pub query: &'static [(&'static str, bool, &'static str)],
+    pub body: Shape,
+    pub answer: Shape,
+}
+
+const fn get(op: Op, path: &'static str, summary: &'static str, answer: SchemaOf) -> Route {
+    Route {
+        op,
+        post: false,
+        path,
+        summary,
+        query: &[],
+        body: Shape::None,
+        answer: Shape::Json(answer),
+    }
+}
+
+const fn post(
+    op: Op,
+    path: &'static str,
+    summary: &'static str,
+    body: SchemaOf,
+    answer: SchemaOf,
+) -> Route {
+    Route {
+        op,
+        post: true,
+        path,
+        summary,
+        query: &[],
+        body: Shape::Json(body),
+        answer: Shape::Json(answer),
+    }
+}
+
+fn of<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// All of the API.
+pub(super) const ROUTES: &[Route] = &[
+    get(
+        Op::Version,
+        "/v1/version",
+        "The controller's version, and who asks",
+        of::<Version>,
+    ),
+    get(
+        Op::OpenApi,
+        "/v1/openapi.json",
+        "This document",
+        of::<Value>,
+    ),
+    get(Op::Hosts, "/v1/hosts", "All hosts", of::<List<Host>>),
+    get(Op::Host, "/v1/hosts/{name}", "One host", of::<Host>),
+    get(
+        Op::Describe,
+        "/v1/hosts/{name}/describe",
+        "One host with all that explains it",
+        of::<Described>,
+    ),
+    get(
+        Op::Revisions,
+        "/v1/revisions",
+        "Commits of the trunk that were seen, newest first",
+        of::<List<Object<RevisionStatus>>>,
+    ),
+    get(
+        Op::Builds,
+        "/v1/builds",
+        "Builds that run or ran, newest first",
+        of::<List<Object<BuildStatus>>>,
+    ),
+    Route {
+        query: &[
+            (
+                "limit",
+                false,
+                "how many of the newest, at most 1000 [default: 100]",
+            ),
+            ("host", false, "only of this host"),
+            ("kind", false, "only those whose reason begins so"),
+        ],
+        ..get(
+            Op::Events,
+            "/v1/events",
+            "What happened, oldest first",
+            of::<List<Object<Event>>>,
+        )
+    },
+    get(
+        Op::Source,
+        "/v1/source",
+        "The trunk, as the controller sees it",
+        of::<Object<SourceStatus>>,
+    ),
+    get(
+        Op::Nudge,
+        "/v1/nudges/{id}",
+        "A request to reconcile: `handledAt` is set when it was",
+        of::<Object<NudgeStatus>>,
+    ),
+    Route {
+        query: &[
+            (
+                "prefix",
+                true,
+                "/hosts/, /revisions/, /builds/, /events/ or /nudges/",
+            ),
+            (
+                "from",
+                true,
+                "a revision of the db, as lists have it in metadata.dbRevision",
+            ),
+        ],
+        ..get(
+            Op::Watch,
+            "/v1/watch",
+            "Keys that changed after a revision of the db; waits for the first, at most 25 s. 410: list again",
+            of::<Changes>,
+        )
+    },
+    Route {
+        answer: Shape::Text,
+        ..get(
+            Op::BuildLog,
+            "/v1/logs/build/{drv}",
+            "What a build said; a derivation by its name or the 32 characters before it",
+            of::<Value>,
+        )
+    },
+    post(
+        Op::Reconcile,
+        "/v1/reconcile",
+        "Look now. On the disk before it is acknowledged",
+        of::<Reconcile>,
+        of::<Nudged>,
+    ),
+    post(
+        Op::Suspend,
+        "/v1/suspend",
+        "Leave a host alone; it is observed all the same",
+        of::<Suspend>,
+        of::<Suspended>,
+    ),
+    post(
+        Op::Resume,
+        "/v1/resume",
+        "End a suspension that was made here; one in Git stays",
+        of::<Resume>,
+        of::<Resumed>,
+    ),
+    post(
+        Op::Adopt,
+        "/v1/adopt",
+        "Take hosts over",
+        of::<Adopt>,
+        of::<Adopted>,
+    ),
+    post(
+        Op::Accept,
+        "/v1/source/accept",
+        "Accept a commit although it does not follow the last accepted one",
+        of::<Accept>,
+        of::<Accepted>,
+    ),
+];
+
+/// The row, and what stands where the path varies.
+fn find(post: bool, path: &str) -> Option<(Op, &str)> {
+    let parts = || path.split('/').filter(|p| !p.is_empty());
+    ROUTES.iter().filter(|r| r.post == post).find_map(|route| {
+        let (mut varies, mut given) = ("", parts());
+        for want in route.path.split('/').filter(|p| !p.is_empty()) {
+            let part = given.next()?;
+            if want.starts_with('{') {
+                varies = part;
+            } else if want != part {
+                return None;
+            }
+        }
+        given.next().is_none().then_some((route.op, varies))
+    })
+}
+
 /// Answers one request.
-pub async fn handle<D: Db>(
+pub(super) async fn handle<D: Db>(
     state: &State<D>,
     actor: &Actor,
-    method: &Method,
+    method: &hyper::Method,
     path: &str,
     query: &str,
     body: &[u8],
 ) -> Result<Answer, ApiError> {
     let query = parameters(query)?;
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let get = method == Method::GET;
-    let post = method == Method::POST;
-    let found = match parts.as_slice() {
-        ["v1", "version"] if get => {
-            Ok(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "actor": actor }))
-        }
-        ["v1", "hosts"] if get => read::hosts(state).await,
-        ["v1", "hosts", name] if get => read::host(state, &host(name)?).await,
-        ["v1", "hosts", name, "describe"] if get => read::describe(state, &host(name)?).await,
-        ["v1", "revisions"] if get => read::revisions(state).await,
-        ["v1", "builds"] if get => read::builds(state).await,
-        ["v1", "events"] if get => read::events(state, &query).await,
-        ["v1", "source"] if get => read::source(state).await,
-        ["v1", "nudges", id] if get => read::nudge(state, id).await,
-        ["v1", "watch"] if get => read::watch(state, &query).await,
-        ["v1", "logs", "build", drv] if get => {
-            return read::build_log(state, drv).map(Answer::Text);
-        }
-        ["v1", "reconcile"] if post => write::reconcile(state, actor, parse(body)?).await,
-        ["v1", "suspend"] if post => write::suspend(state, actor, parse(body)?).await,
-        ["v1", "resume"] if post => write::resume(state, actor, parse(body)?).await,
-        ["v1", "adopt"] if post => write::adopt(state, actor, parse(body)?).await,
-        ["v1", "source", "accept"] if post => write::accept(state, actor, parse(body)?).await,
-        _ => Err(ApiError::new(
-            Class::NotFound,
-            format!("{method} {path} is not part of the API"),
-        )),
+    let found = match *method {
+        hyper::Method::GET => find(false, path),
+        hyper::Method::POST => find(true, path),
+        _ => None,
     };
-    found.map(Answer::Json)
+    let Some((op, varies)) = found else {
+        let message = format!("{method} {path} is not part of the API");
+        return Err(ApiError::new(Class::NotFound, message).next("GET /v1/openapi.json"));
+    };
+    match op {
+        Op::Version => json(&Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            actor: actor.clone(),
+        }),
+        Op::OpenApi => json(&super::openapi()),
+        Op::Hosts => json(&read::hosts(state).await?),
+        Op::Host => json(&read::host(state, &host(varies)?).await?),
+        Op::Describe => json(&read::describe(state, &host(varies)?).await?),
+        Op::Revisions => json(&read::revisions(state).await?),
+        Op::Builds => json(&read::builds(state).await?),
+        Op::Events => json(&read::events(state, &query).await?),
+        Op::Source => json(&read::source(state).await?),
+        Op::Nudge => json(&read::nudge(state, varies).await?),
+        Op::Watch => json(&read::watch(state, &query).await?),
+        Op::BuildLog => read::build_log(state, varies).map(Answer::Text),
+        Op::Reconcile => json(&write::reconcile(state, actor, parse(body)?).await?),
+        Op::Suspend => json(&write::suspend(state, actor, parse(body)?).await?),
+        Op::Resume => json(&write::resume(state, actor, parse(body)?).await?),
+        Op::Adopt => json(&write::adopt(state, actor, parse(body)?).await?),
+        Op::Accept => json(&write::accept(state, actor, parse(body)?).await?),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Answer, ApiError> {
+    serde_json::to_value(value)
+        .map(Answer::Json)
+        .map_err(|e| ApiError::new(Class::Bug, format!("encoding an answer: {e}")))
 }
 
 fn host(name: &str) -> Result<HostName, ApiError> {

@@ -3,69 +3,24 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde::Deserialize;
-use serde_json::{Value, json};
 use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Guard, Op, Txn};
 use trueup_engine::record::{
     Adoption, HOSTS, HostRecord, Nudge, SourceAccept, Suspension, decode, encode, key,
 };
-use trueup_schema::kind::Duration;
 use trueup_schema::status::{Actor, Event, Reason, Severity, Subject};
 use trueup_schema::{HostName, Timestamp};
 
+use super::request::{
+    Accept, Accepted, Adopt, Adopted, NudgeId, Nudged, Reconcile, Resume, Resumed, Suspend,
+    Suspended,
+};
 use super::{ApiError, Class, NAMES_MAX, State, read};
 
 /// A reason is a sentence.
 const REASON_MAX: usize = 500;
 /// Hosts of one transaction: each takes two operations, and the db allows a hundred.
 const HOSTS_A_TXN: usize = 40;
-
-/// `POST /v1/reconcile`: no host means all of them and the source.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Reconcile {
-    #[serde(default)]
-    hosts: Vec<HostName>,
-    #[serde(default)]
-    retry: bool,
-    #[serde(default)]
-    reason: String,
-}
-
-/// `POST /v1/suspend`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Suspend {
-    host: HostName,
-    reason: String,
-    #[serde(rename = "for")]
-    lasts: Option<Duration>,
-}
-
-/// `POST /v1/resume`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Resume {
-    host: HostName,
-}
-
-/// `POST /v1/adopt`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Adopt {
-    #[serde(default)]
-    hosts: Vec<HostName>,
-    #[serde(default)]
-    all: bool,
-}
-
-/// `POST /v1/source/accept`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Accept {
-    sha1: String,
-}
 
 fn event(actor: &Actor, at: Timestamp, reason: Reason, subject: Subject, message: String) -> Event {
     Event {
@@ -133,7 +88,7 @@ pub(super) async fn reconcile<D: Db>(
     state: &State<D>,
     actor: &Actor,
     asked: Reconcile,
-) -> Result<Value, ApiError> {
+) -> Result<Nudged, ApiError> {
     bounded(&asked.reason)?;
     if asked.hosts.len() > NAMES_MAX {
         return Err(ApiError::new(
@@ -189,21 +144,24 @@ pub(super) async fn reconcile<D: Db>(
             let message = format!("{} asked to reconcile now{retry}{why}", actor.name);
             txn.events
                 .push(event(actor, now, Reason::NudgeRequested, subject, message));
-            nudges.push(json!({ "id": nudge.id, "host": host }));
+            nudges.push(NudgeId {
+                id: nudge.id,
+                host: host.clone(),
+            });
         }
         state.db.commit(txn).await?;
     }
     for target in targets {
         (state.wake)(target.map_or(Wake::All, Wake::Key));
     }
-    Ok(json!({ "nudges": nudges }))
+    Ok(Nudged { nudges })
 }
 
 pub(super) async fn suspend<D: Db>(
     state: &State<D>,
     actor: &Actor,
     asked: Suspend,
-) -> Result<Value, ApiError> {
+) -> Result<Suspended, ApiError> {
     bounded(&asked.reason)?;
     if asked.reason.trim().is_empty() {
         return Err(
@@ -242,19 +200,24 @@ pub(super) async fn suspend<D: Db>(
     };
     state.db.commit(txn).await?;
     (state.wake)(Wake::Key(asked.host));
-    Ok(json!({ "suspension": suspension }))
+    Ok(Suspended {
+        suspension: suspension.into(),
+    })
 }
 
 pub(super) async fn resume<D: Db>(
     state: &State<D>,
     actor: &Actor,
     asked: Resume,
-) -> Result<Value, ApiError> {
+) -> Result<Resumed, ApiError> {
     let record = read::record(state, &asked.host).await?;
     let found = read::one::<D, Suspension>(state, "suspensions", asked.host.as_str()).await?;
     let by_git = record.manifest.suspend;
     let Some((suspension, rev)) = found else {
-        return Ok(json!({ "resumed": false, "suspendedByGit": by_git }));
+        return Ok(Resumed {
+            resumed: false,
+            suspended_by_git: by_git,
+        });
     };
     let at = key("suspensions", asked.host.as_str())?;
     let message = format!(
@@ -275,14 +238,17 @@ pub(super) async fn resume<D: Db>(
     };
     state.db.commit(txn).await?;
     (state.wake)(Wake::Key(asked.host));
-    Ok(json!({ "resumed": true, "suspendedByGit": by_git }))
+    Ok(Resumed {
+        resumed: true,
+        suspended_by_git: by_git,
+    })
 }
 
 pub(super) async fn adopt<D: Db>(
     state: &State<D>,
     actor: &Actor,
     asked: Adopt,
-) -> Result<Value, ApiError> {
+) -> Result<Adopted, ApiError> {
     let hosts = if asked.all {
         let (_, entries) = state.db.list(HOSTS).await?;
         let read = |e| -> Result<HostName, ApiError> {
@@ -334,14 +300,14 @@ pub(super) async fn adopt<D: Db>(
         (state.wake)(Wake::Key(host.clone()));
         adopted.push(host);
     }
-    Ok(json!({ "adopted": adopted, "already": already }))
+    Ok(Adopted { adopted, already })
 }
 
 pub(super) async fn accept<D: Db>(
     state: &State<D>,
     actor: &Actor,
     asked: Accept,
-) -> Result<Value, ApiError> {
+) -> Result<Accepted, ApiError> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if asked.sha1.len() != 40 || !asked.sha1.bytes().all(hex) {
         let message = format!("`{}` is not a whole commit id (40 hex digits)", asked.sha1);
@@ -363,5 +329,9 @@ pub(super) async fn accept<D: Db>(
         })
         .await?;
     (state.wake)(Wake::Source);
-    Ok(json!({ "accepted": word }))
+    Ok(Accepted {
+        sha1: word.sha1,
+        by: word.by,
+        at: word.at,
+    })
 }

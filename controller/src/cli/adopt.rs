@@ -1,9 +1,9 @@
 //! `trueup adopt`: a person's word that a machine is ours to change.
 
-use serde_json::{Value, json};
 use trueup_schema::HostName;
 
 use super::{CliError, Ctx, Exit, host_arg};
+use crate::api::request::Adopt;
 
 /// Take hosts over; until then they are only observed
 #[derive(Debug, clap::Args)]
@@ -17,19 +17,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let answer = ctx.client()?.post(
-        "/v1/adopt",
-        &json!({ "hosts": args.hosts, "all": args.all }),
-    )?;
-    let names = |field: &str| -> Vec<String> {
-        let list = answer.get(field).and_then(Value::as_array);
-        list.into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-    let (adopted, already) = (names("adopted"), names("already"));
+    let answer = ctx.client()?.adopt(&Adopt {
+        hosts: args.hosts,
+        all: args.all,
+    })?;
+    let (adopted, already) = (answer.adopted, answer.already);
     for name in &adopted {
         ctx.say(format_args!(
             "{name} is adopted; what it runs is recorded at its next report"

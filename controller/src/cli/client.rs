@@ -1,4 +1,4 @@
-//! A client of the API: one request, one connection. Every wait has a limit.
+//! A typed client of the API: one method for each question, one request, one connection. Every wait has a limit.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,11 +7,21 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use trueup_schema::HostName;
+use trueup_schema::status::Event;
 
 use super::{CliError, Exit};
-use crate::api::{ApiError, LOG_MAX, WATCH_SECS};
+use crate::api::document::{
+    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, RevisionStatus, SourceStatus,
+    Version,
+};
+use crate::api::request::{
+    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
+};
+use crate::api::{ErrorBody, LOG_MAX, WATCH_SECS};
 use crate::settings::DEFAULT_SOCKET;
 
 /// An answer: the whole fleet's hosts with their manifests, or a log.
@@ -21,6 +31,15 @@ const LIMIT: Duration = Duration::from_secs(WATCH_SECS + 15);
 
 const _: () = assert!(LOG_MAX < ANSWER_MAX as u64);
 
+/// What may be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    Hosts,
+    Revisions,
+    Builds,
+    Events,
+}
+
 #[derive(Debug)]
 pub(super) struct Client {
     socket: PathBuf,
@@ -28,6 +47,81 @@ pub(super) struct Client {
 }
 
 impl Client {
+    pub fn version(&self) -> Result<Version, CliError> {
+        self.get("/v1/version")
+    }
+    pub fn hosts(&self) -> Result<List<Host>, CliError> {
+        self.get("/v1/hosts")
+    }
+    pub fn host(&self, name: &HostName) -> Result<Host, CliError> {
+        self.get(&format!("/v1/hosts/{name}"))
+    }
+    pub fn describe(&self, name: &HostName) -> Result<Described, CliError> {
+        self.get(&format!("/v1/hosts/{name}/describe"))
+    }
+    pub fn revisions(&self) -> Result<List<Object<RevisionStatus>>, CliError> {
+        self.get("/v1/revisions")
+    }
+    pub fn builds(&self) -> Result<List<Object<BuildStatus>>, CliError> {
+        self.get("/v1/builds")
+    }
+    /// `kind` is letters only.
+    pub fn events(
+        &self,
+        limit: u32,
+        host: Option<&HostName>,
+        kind: Option<&str>,
+    ) -> Result<List<Object<Event>>, CliError> {
+        let mut path = format!("/v1/events?limit={limit}");
+        if let Some(host) = host {
+            path.push_str(&format!("&host={host}"));
+        }
+        if let Some(kind) = kind {
+            path.push_str(&format!("&kind={kind}"));
+        }
+        self.get(&path)
+    }
+    pub fn source(&self) -> Result<Object<SourceStatus>, CliError> {
+        self.get("/v1/source")
+    }
+    pub fn nudge(&self, id: &str) -> Result<Object<NudgeStatus>, CliError> {
+        self.get(&format!("/v1/nudges/{id}"))
+    }
+    /// Returns at the first change after `from`, or after [`WATCH_SECS`] without one. History that is gone is a change:
+    /// the caller lists again in each case.
+    pub fn wait(&self, what: Watch, from: u64) -> Result<(), CliError> {
+        let prefix = match what {
+            Watch::Hosts => "hosts",
+            Watch::Revisions => "revisions",
+            Watch::Builds => "builds",
+            Watch::Events => "events",
+        };
+        match self.get::<Changes>(&format!("/v1/watch?prefix=%2F{prefix}%2F&from={from}")) {
+            Err(e) if e.exit != Exit::Failed => Err(e),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+    /// `name` is of the alphabet of store paths.
+    pub fn build_log(&self, name: &str) -> Result<String, CliError> {
+        let bytes = self.call(Method::GET, &format!("/v1/logs/build/{name}"), Bytes::new())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+    pub fn reconcile(&self, asked: &Reconcile) -> Result<Nudged, CliError> {
+        self.post("/v1/reconcile", asked)
+    }
+    pub fn suspend(&self, asked: &Suspend) -> Result<Suspended, CliError> {
+        self.post("/v1/suspend", asked)
+    }
+    pub fn resume(&self, asked: &Resume) -> Result<Resumed, CliError> {
+        self.post("/v1/resume", asked)
+    }
+    pub fn adopt(&self, asked: &Adopt) -> Result<Adopted, CliError> {
+        self.post("/v1/adopt", asked)
+    }
+    pub fn accept(&self, asked: &Accept) -> Result<Accepted, CliError> {
+        self.post("/v1/source/accept", asked)
+    }
+
     /// The socket that was asked for, or the first of the usual places that is there.
     pub fn new(asked: Option<&Path>) -> Result<Self, CliError> {
         let rt = tokio::runtime::Builder::new_current_thread()
@@ -40,31 +134,24 @@ impl Client {
         })
     }
 
-    pub fn get(&self, path: &str) -> Result<Value, CliError> {
-        json(&self.call(Method::GET, path, None)?)
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        understood(&self.call(Method::GET, path, Bytes::new())?)
     }
 
-    pub fn text(&self, path: &str) -> Result<String, CliError> {
-        Ok(String::from_utf8_lossy(&self.call(Method::GET, path, None)?).into_owned())
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body)
+            .map_err(|e| CliError::failed(format!("encoding a request: {e}")))?;
+        understood(&self.call(Method::POST, path, body.into())?)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
-        json(&self.call(Method::POST, path, Some(body))?)
-    }
-
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, CliError> {
+    fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let whole = async { tokio::time::timeout(LIMIT, self.exchange(method, path, body)).await };
         self.rt
             .block_on(whole)
             .unwrap_or_else(|_| Err(self.lost("it did not answer in time")))
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Bytes, CliError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| self.absent(&e))?;
@@ -79,9 +166,7 @@ impl Client {
             // One request, one connection: else both sides would wait for a next one.
             .header("connection", "close")
             .header("content-type", "application/json")
-            .body(Full::new(
-                body.map(|b| Bytes::from(b.to_string())).unwrap_or_default(),
-            ))
+            .body(Full::new(body))
             .map_err(|e| CliError::usage(format!("{path}: {e}")))?;
         let ask = async {
             let response = sender.send_request(request).await.map_err(lost)?;
@@ -100,13 +185,10 @@ impl Client {
         if status.is_success() {
             return Ok(bytes);
         }
-        let error = serde_json::from_slice::<Value>(&bytes)
-            .ok()
-            .and_then(|mut v| serde_json::from_value::<ApiError>(v.get_mut("error")?.take()).ok());
-        Err(error.map_or_else(
-            || self.lost(&format!("it answered {status}")),
-            CliError::from,
-        ))
+        Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => body.error.into(),
+            Err(_) => self.lost(&format!("it answered {status}")),
+        })
     }
 
     fn absent(&self, e: &std::io::Error) -> CliError {
@@ -134,9 +216,11 @@ impl Client {
     }
 }
 
-fn json(bytes: &[u8]) -> Result<Value, CliError> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| CliError::failed(format!("the controller's answer was not understood: {e}")))
+fn understood<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CliError> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        CliError::failed(format!("the controller's answer was not understood: {e}"))
+            .next("are both of one version? trueup --version, and the controller's log")
+    })
 }
 
 /// `--socket` or `TRUEUP_SOCKET`, else the system's, else the user's.

@@ -1,201 +1,273 @@
 //! `trueup describe host/NAME`: one host, and why it is as it is, so that nobody has to read a log.
 
-use serde_json::Value;
+use trueup_schema::status::{ConditionType, Event, Outcome, Truth};
+use trueup_schema::{HostName, Timestamp};
 
-use super::get::condition;
-use super::output::{Format, at, or_dash, short_path, short_revision};
+use super::get::is;
+use super::output::{Format, age, brief, clock, closure_of, short_revision};
 use super::{CliError, Ctx, Exit, host_arg};
+use crate::api::document::Described;
 
 /// Show one host with conditions and what happened
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// host/NAME
     #[arg(value_parser = host_arg)]
-    host: trueup_schema::HostName,
+    host: HostName,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let all = ctx
-        .client()?
-        .get(&format!("/v1/hosts/{}/describe", args.host))?;
-    if !args.output.document(ctx, &all)? {
-        ctx.say(text(&all).trim_end());
+    let all = ctx.client()?.describe(&args.host)?;
+    if args.output == Format::Name {
+        ctx.say(format_args!("host/{}", args.host));
+    } else if !args.output.document(ctx, &all)? {
+        let page = Page {
+            all: &all,
+            host: &args.host,
+            now: Timestamp::now(),
+            lines: Vec::new(),
+        };
+        ctx.say(page.text());
     }
     Ok(Exit::Done)
 }
 
 /// The page, as text.
-fn text(all: &Value) -> String {
-    let mut lines = vec![headline(all)];
-    let host = all.get("host").unwrap_or(&Value::Null);
-    let conditions = host.pointer("/status/conditions").and_then(Value::as_array);
-    for c in conditions.into_iter().flatten() {
-        let truth = format!("{}={}", at(c, "/type"), at(c, "/status"));
-        let mut message = at(c, "/message").lines();
-        lines.push(format!(
-            "  {truth:<20} {:<24} {}",
-            at(c, "/reason"),
-            message.next().unwrap_or_default()
-        ));
-        lines.extend(message.map(|l| format!("  {:<45} {l}", "")));
-    }
-    for (word, pointer) in [
-        ("desired", "desiredClosure"),
-        ("running", "runningClosure"),
-        ("booted", "bootedClosure"),
-        ("boot default", "bootDefaultClosure"),
-    ] {
-        lines.push(format!(
-            "  {word:<20} {}",
-            short_path(at(host, &format!("/status/{pointer}")))
-        ));
-    }
-    for (word, pointer) in [
-        ("applied", "appliedRevision"),
-        ("last attempt", "attemptedRevision"),
-    ] {
-        lines.push(format!(
-            "  {word:<20} {}",
-            short_revision(at(host, &format!("/status/{pointer}")))
-        ));
-    }
-    lines.push(format!(
-        "  {:<20} {}",
-        "last report",
-        or_dash(at(host, "/status/lastReportTime"))
-    ));
-    suspension(all, &mut lines);
-    quarantine(all, host, &mut lines);
-    evaluation(all, &mut lines);
-    happened(all, &mut lines);
-    lines.join("\n")
+struct Page<'a> {
+    all: &'a Described,
+    host: &'a HostName,
+    now: Timestamp,
+    lines: Vec<String>,
 }
 
-fn headline(all: &Value) -> String {
-    let host = all.get("host").unwrap_or(&Value::Null);
-    let outcome = at(host, "/status/outcome");
-    let stalled = condition(host, "Stalled").is_some();
-    let state = if stalled && !outcome.is_empty() {
-        outcome
-    } else {
-        at(host, "/status/phase")
-    };
-    let mut line = format!(
-        "{}   {state}   {}",
-        at(host, "/metadata/name"),
-        short_revision(at(host, "/status/desiredRevision"))
-    );
-    if let Some(revision) = all.get("revision").filter(|r| r.is_object()) {
-        line.push_str(&format!(
-            " \"{}\" ({}, {})",
-            at(revision, "/subject"),
-            at(revision, "/author"),
-            clock(at(revision, "/committedAt"))
-        ));
+impl Page<'_> {
+    fn text(mut self) -> String {
+        self.headline();
+        self.conditions();
+        self.closures();
+        self.suspended();
+        self.trouble();
+        self.evaluation();
+        self.units();
+        self.happened();
+        self.next();
+        self.lines.join("\n")
     }
-    let detail = at(host, "/status/detail");
-    if !detail.is_empty() {
-        line.push_str(&format!("   {detail}"));
-    }
-    line
-}
 
-fn suspension(all: &Value, lines: &mut Vec<String>) {
-    let Some(s) = all.get("suspension").filter(|s| s.is_object()) else {
-        return;
-    };
-    let until = at(s, "/until");
-    let until = if until.is_empty() {
-        "until resumed".to_owned()
-    } else {
-        format!("until {until}")
-    };
-    lines.push(format!(
-        "  {:<20} by {} since {}, {until}: {}",
-        "suspended",
-        at(s, "/by/name"),
-        at(s, "/at"),
-        at(s, "/reason")
-    ));
-}
+    fn put(&mut self, word: &str, text: impl std::fmt::Display) {
+        self.lines.push(format!("  {word:<13} {text}"));
+    }
 
-fn quarantine(all: &Value, host: &Value, lines: &mut Vec<String>) {
-    let name = at(host, "/metadata/name");
-    for (digest, why) in all
-        .get("quarantined")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let digest: String = digest.chars().take(12).collect();
-        lines.push(format!(
-            "  {:<20} {digest}: {}",
-            "quarantined",
-            why.as_str().unwrap_or_default()
-        ));
-        lines.push(format!("  {:<20} not tried again until the trunk changes it, or: trueup reconcile --host {name} --retry", ""));
+    fn brief(&self, text: &str) -> String {
+        brief(text, Some(self.host))
     }
-    if let Some(problem) = all.get("lastError").filter(|p| p.is_object()) {
-        lines.push(format!(
-            "  {:<20} {}",
-            "last error",
-            at(problem, "/message")
-        ));
-    }
-}
 
-/// Nix's own words, where the evaluation is what fails.
-fn evaluation(all: &Value, lines: &mut Vec<String>) {
-    let failed = all
-        .pointer("/evaluation/problem")
-        .is_some_and(|p| !p.is_null());
-    let trace = at(all, "/evaluation/trace");
-    if failed && !trace.is_empty() {
-        lines.push("  what nix said".to_owned());
-        lines.extend(trace.lines().map(|l| format!("    {l}")));
+    fn headline(&mut self) {
+        let status = &self.all.host.status;
+        let stalled = is(&self.all.host, ConditionType::Stalled);
+        let state = match status.outcome {
+            Some(outcome) if stalled && outcome != Outcome::Succeeded => outcome.to_string(),
+            _ => status.phase.to_string(),
+        };
+        let mut line = format!(
+            "{}   {state}   {}",
+            self.host,
+            short_revision(status.desired_revision.as_ref())
+        );
+        if let Some(r) = &self.all.revision {
+            let at = clock(r.committed_at, self.now);
+            line.push_str(&format!(" \"{}\" ({}, {at})", r.subject, r.author));
+        }
+        if let Some(detail) = &status.detail {
+            line.push_str(&format!("   {detail}"));
+        }
+        self.lines.push(line);
     }
-}
 
-fn happened(all: &Value, lines: &mut Vec<String>) {
-    let events = all
-        .get("events")
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
-    if events.is_empty() {
-        return;
+    /// A message that was said already is not said again.
+    fn conditions(&mut self) {
+        let mut said = Vec::new();
+        for c in &self.all.host.status.conditions {
+            let truth = match c.status {
+                Truth::True => "True",
+                Truth::False => "False",
+                Truth::Unknown => "Unknown",
+            };
+            let state = format!("{:?}={truth}", c.kind);
+            let mut text = c.message.lines().map(|l| brief(l, Some(self.host)));
+            let first = text.next().unwrap_or_default();
+            let again = said.contains(&c.message.as_str());
+            let shown = if again { "" } else { first.as_str() };
+            let line = format!("  {state:<20} {:<24} {shown}", c.reason.to_string());
+            self.lines.push(line.trim_end().to_owned());
+            if !again {
+                self.lines.extend(text.map(|l| format!("  {:<45} {l}", "")));
+            }
+            said.push(c.message.as_str());
+        }
     }
-    lines.push("  what happened".to_owned());
-    for event in events {
-        let mut message = at(event, "/message").lines();
-        let first = message.next().unwrap_or_default();
-        lines.push(format!(
-            "    {}  {:<22} {first}",
-            clock(at(event, "/at")),
-            at(event, "/reason")
-        ));
-        lines.extend(message.map(|l| format!("              {l}")));
-    }
-}
 
-/// The time of day in this machine's zone; the date as well when it is not today.
-fn clock(at: &str) -> String {
-    let Ok(then) = at.parse::<trueup_schema::Timestamp>() else {
-        return "-".to_owned();
-    };
-    let zone = jiff::tz::TimeZone::system();
-    let (then, now) = (
-        then.to_zoned(zone.clone()),
-        jiff::Timestamp::now().to_zoned(zone),
-    );
-    let form = if then.date() == now.date() {
-        "%H:%M:%S"
-    } else {
-        "%Y-%m-%d %H:%M:%S"
-    };
-    then.strftime(form).to_string()
+    fn closures(&mut self) {
+        let status = &self.all.host.status;
+        let short = |path: &Option<_>| closure_of(path.as_ref(), self.host.as_str());
+        let running = short(&status.running_closure);
+        let (desired, default) = (
+            short(&status.desired_closure),
+            short(&status.boot_default_closure),
+        );
+        let seen = status.last_report_time.map_or_else(
+            || "never reported".to_owned(),
+            |t| format!("reported {} ago", age(t, self.now)),
+        );
+        if desired != running {
+            self.put("desired", &desired);
+        }
+        let applied = short_revision(status.applied_revision.as_ref());
+        let of = if status.applied_revision.is_some() && desired == running {
+            format!("of {applied}, ")
+        } else {
+            String::new()
+        };
+        self.put("running", format_args!("{running}   ({of}{seen})"));
+        if status.boot_default_closure.is_some() {
+            let same = if default == running {
+                ""
+            } else {
+                "   (a power cut brings this back)"
+            };
+            self.put("boot default", format_args!("{default}{same}"));
+        }
+        let booted = short(&status.booted_closure);
+        if booted != running && status.booted_closure.is_some() {
+            self.put("booted", booted);
+        }
+        if status.applied_revision.is_some() && status.applied_revision != status.desired_revision {
+            self.put("applied", applied);
+        }
+    }
+
+    fn suspended(&mut self) {
+        if let Some(s) = &self.all.suspension {
+            let until = s.until.map_or_else(
+                || "until resumed".to_owned(),
+                |u| format!("until {}", clock(u, self.now)),
+            );
+            let since = clock(s.at, self.now);
+            let text = format!("by {} at {since}, {until}: {}", s.by.name, s.reason);
+            self.put("suspended", text);
+        }
+        if let Some(h) = &self.all.hold {
+            let until = clock(h.until, self.now);
+            self.put(
+                "held there",
+                format_args!("by {}, until {until}: {}", h.by, h.reason),
+            );
+        }
+        for other in &self.all.other_managers {
+            self.put(
+                "also managed",
+                format_args!("by {}: {}", other.name, other.evidence),
+            );
+        }
+        for warning in &self.all.warnings {
+            self.put("promised less", warning);
+        }
+    }
+
+    fn trouble(&mut self) {
+        for (digest, why) in &self.all.quarantined {
+            self.put(
+                "quarantined",
+                format_args!("{}: {}", digest.short(), self.brief(why)),
+            );
+            let now = format!(
+                "not tried again until the trunk changes it, or: trueup reconcile --host {} --retry",
+                self.host
+            );
+            self.put("", now);
+        }
+        let problem = self.all.last_error.as_ref();
+        if let (Some(problem), Some(since)) = (problem, self.all.unreachable_since) {
+            let since = clock(since, self.now);
+            self.put(
+                "no answer",
+                format_args!("since {since}: {}", self.brief(&problem.message)),
+            );
+        } else if let Some(problem) = problem {
+            self.put("last error", self.brief(&problem.message));
+        }
+    }
+
+    /// Nix's own words, where the evaluation is what fails.
+    fn evaluation(&mut self) {
+        let Some(e) = &self.all.evaluation else {
+            return;
+        };
+        for warning in &e.warnings {
+            self.put("nix warns", warning);
+        }
+        if e.problem.is_some() && !e.trace.is_empty() {
+            self.lines.push("  what nix said".to_owned());
+            let trace = e.trace.lines().map(|l| format!("    {l}"));
+            self.lines.extend(trace);
+        }
+    }
+
+    /// The last lines of the units that the last attempt harmed, and what it left behind.
+    fn units(&mut self) {
+        let Some(attempt) = &self.all.attempt else {
+            return;
+        };
+        for unit in &attempt.failed_units {
+            self.lines.push(format!(
+                "  last lines of {} ({}: {})",
+                unit.name, unit.state, unit.why
+            ));
+            let log = unit.log.iter().map(|l| format!("    {l}"));
+            self.lines.extend(log);
+        }
+        for (word, list) in [
+            ("differs", &attempt.differs),
+            ("restart debt", &attempt.restart_debt),
+            ("waits for", &attempt.waiting_jobs),
+        ] {
+            if !list.is_empty() {
+                self.put(word, list.join(", "));
+            }
+        }
+    }
+
+    fn happened(&mut self) {
+        let events: &[Event] = &self.all.events;
+        if events.is_empty() {
+            return;
+        }
+        self.lines.push("  what happened".to_owned());
+        let width = events.iter().map(|e| e.reason.to_string().len()).max();
+        let width = width.unwrap_or(0);
+        for event in events {
+            let text = super::events::said(event, Some(self.host));
+            let at = clock(event.at, self.now);
+            let line = format!("    {at}  {:<width$}  {text}", event.reason.to_string());
+            self.lines.push(line.trim_end().to_owned());
+        }
+    }
+
+    /// What was to change, where it did not.
+    fn next(&mut self) {
+        let status = &self.all.host.status;
+        let (Some(from), Some(to)) = (&status.applied_revision, &status.desired_revision) else {
+            return;
+        };
+        if from != to && is(&self.all.host, ConditionType::Stalled) {
+            let (from, to) = (&from.sha1()[..7], &to.sha1()[..7]);
+            let text = format!("trueup plan --from {from} --to {to}   (in the fleet's repository)");
+            self.put("what changed", text);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -205,32 +277,55 @@ mod tests {
 
     #[test]
     fn a_page_names_what_why_and_what_now() {
+        let revision = |c: &str| format!("main@sha1:{}", c.repeat(6).get(..40).unwrap());
+        let condition = |kind: &str, status: &str, reason: &str, message: &str| {
+            json!({"type": kind, "status": status, "reason": reason, "message": message,
+                   "lastTransitionTime": "2026-01-01T14:05:06Z", "observedRevision": null})
+        };
         let all = json!({
             "host": {
-                "metadata": {"name": "web-2"},
+                "apiVersion": "trueup/v1alpha1", "kind": "Host", "metadata": {"name": "web-2"},
                 "status": {
-                    "phase": "Stalled", "outcome": "RolledBack",
-                    "desiredRevision": format!("main@sha1:{}", "bad5eed".repeat(6).get(..40).unwrap()),
+                    "phase": "Stalled", "outcome": "RolledBack", "components": [],
+                    "desiredRevision": revision("bad5eed"), "appliedRevision": revision("7c0ffee"),
                     "conditions": [
-                        {"type": "Ready", "status": "False", "reason": "RolledBack", "message": "no contact on a new connection"},
-                        {"type": "Stalled", "status": "True", "reason": "Quarantined", "message": "not tried again"},
+                        condition("Ready", "False", "RolledBack", "no contact on a new connection"),
+                        condition("Stalled", "True", "Quarantined", "no contact on a new connection"),
                     ],
                     "runningClosure": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system-web-2-26.05",
                 },
             },
-            "revision": {"subject": "harden sshd", "author": "Ana", "committedAt": "2026-01-01T14:02:00Z"},
-            "quarantined": {"0123456789abcdef": "no contact, twice"},
-            "events": [{"at": "2026-01-01T14:05:06Z", "reason": "ConfirmTimedOut", "message": "no contact"}],
+            "revision": {"revision": revision("bad5eed"), "subject": "harden sshd", "author": "Ana", "accepted": true,
+                         "committedAt": "2026-01-01T14:02:00Z", "seenAt": "2026-01-01T14:02:00Z", "problems": []},
+            "quarantined": {("0123456789abcdef".repeat(4)): "no contact, twice"},
+            "attempt": {
+                "term": 1, "serial": 2, "revision": revision("bad5eed"), "goals": {}, "state": "ended",
+                "failedUnits": [{"name": "sshd.service", "state": "failed", "why": "not active",
+                                 "log": ["Bad configuration option: PermitRootLogn"]}],
+            },
+            "otherManagers": [], "warnings": [],
+            "events": [],
         });
-        let page = text(&all);
+        let all: Described = serde_json::from_value(all).unwrap();
+        let page = Page {
+            all: &all,
+            host: &"web-2".parse().unwrap(),
+            now: "2026-01-01T15:00:00Z".parse().unwrap(),
+            lines: Vec::new(),
+        };
+        let page = page.text();
         for part in [
             "web-2   RolledBack   main@sha1:bad5eed \"harden sshd\" (Ana, ",
             "Ready=False",
-            "00bg…-nixos-system-web-2-26.05",
+            "00bg…-26.05",
             "trueup reconcile --host web-2 --retry",
-            "ConfirmTimedOut",
+            "last lines of sshd.service",
+            "PermitRootLogn",
+            "trueup plan --from 7c0ffee --to bad5eed",
         ] {
             assert!(page.contains(part), "{part} is missing in:\n{page}");
         }
+        let message = "no contact on a new connection";
+        assert_eq!(page.matches(message).count(), 1, "{page}");
     }
 }

@@ -166,11 +166,8 @@ fn files(settings: &Settings) -> Vec<Finding> {
 }
 
 fn controller(ctx: &Ctx<'_>) -> Finding {
-    match ctx.client().and_then(|c| c.get("/v1/version")) {
-        Ok(answer) => good(format!(
-            "controller: trueup {} answers",
-            super::output::at(&answer, "/version")
-        )),
+    match ctx.client().and_then(|c| c.version()) {
+        Ok(answer) => good(format!("controller: trueup {} answers", answer.version)),
         Err(e) => bad(
             format!("controller: {}", e.message),
             e.next.unwrap_or_else(|| "trueup run".to_owned()),

@@ -1,9 +1,10 @@
 //! `trueup events`, and `trueup get events`: what happened, in sentences, oldest first.
 
-use serde_json::Value;
-use trueup_schema::{HostName, Timestamp};
+use trueup_schema::status::{Event, Subject};
+use trueup_schema::{HostName, StorePath, Timestamp};
 
-use super::output::{self, Format, age, at, items};
+use super::client::Watch;
+use super::output::{Columns, Format, age, brief};
 use super::{CliError, Ctx, Exit, host_arg};
 
 /// Show what happened, oldest first
@@ -50,93 +51,91 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         )));
     }
     let client = ctx.client()?;
-    let mut path = format!("/v1/events?limit={}", args.limit);
-    if let Some(host) = &args.host {
-        path.push_str(&format!("&host={host}"));
-    }
-    if let Some(kind) = &args.kind {
-        path.push_str(&format!("&kind={kind}"));
-    }
-    let mut last = String::new();
+    let (host, kind) = (args.host.as_ref(), args.kind.as_deref());
+    let mut last: Option<String> = None;
+    let mut columns = None;
     loop {
-        let list = client.get(&path)?;
-        let all = items(&list);
-        let known = all.iter().position(|e| at(e, "/status/id") == last);
-        let new = known.map_or(all, |n| all.get(n + 1..).unwrap_or_default());
-        if args.watch {
-            for event in new {
-                one(&args, event, ctx)?;
+        let list = client.events(args.limit, host, kind)?;
+        let all = &list.items;
+        let known = last
+            .as_ref()
+            .and_then(|last| all.iter().position(|e| e.status.id == *last));
+        let new = known.map_or(&all[..], |n| &all[n + 1..]);
+        match args.output {
+            Format::Json | Format::Yaml if args.watch => {
+                for event in new {
+                    let document = serde_json::to_value(event)
+                        .map_err(|e| CliError::failed(format!("as JSON: {e}")))?;
+                    super::get::one(args.output, &document, ctx)?;
+                }
             }
-        } else if !args.output.document(ctx, &list)? {
-            table(all, args.output == Format::Wide, ctx);
+            Format::Json | Format::Yaml => {
+                args.output.document(ctx, &list)?;
+            }
+            Format::Name => new
+                .iter()
+                .for_each(|e| ctx.say(format_args!("event/{}", e.status.id))),
+            Format::Table | Format::Wide if new.is_empty() && !args.watch => {
+                ctx.note("no such event");
+            }
+            Format::Table | Format::Wide if new.is_empty() => {}
+            Format::Table | Format::Wide => {
+                let (now, wide) = (Timestamp::now(), args.output == Format::Wide);
+                let rows: Vec<_> = new.iter().map(|e| row(&e.status, wide, now)).collect();
+                let columns = columns.get_or_insert_with(|| {
+                    let columns = Columns::of(if wide { WIDE } else { NARROW }, &rows);
+                    columns.head(ctx);
+                    columns
+                });
+                for row in &rows {
+                    columns.row(ctx, row);
+                }
+            }
         }
         if let Some(event) = all.last() {
-            at(event, "/status/id").clone_into(&mut last);
+            last = Some(event.status.id.clone());
         }
         if !args.watch {
             return Ok(Exit::Done);
         }
-        let from = list
-            .pointer("/metadata/dbRevision")
-            .and_then(Value::as_u64)
-            .unwrap_or(0);
-        match client.get(&format!("/v1/watch?prefix=%2Fevents%2F&from={from}")) {
-            Ok(_) => {}
-            Err(e) if e.exit == Exit::Failed => {}
-            Err(e) => return Err(e),
-        }
+        let _ = ctx.out.flush();
+        client.wait(Watch::Events, list.metadata.db_revision)?;
     }
 }
 
-fn one(args: &Args, event: &Value, ctx: &mut Ctx<'_>) -> Result<(), CliError> {
-    match args.output {
-        Format::Json => ctx.say(event),
-        Format::Yaml => {
-            ctx.say("---");
-            args.output.document(ctx, event)?;
-        }
-        Format::Table | Format::Wide => {
-            let row = row(event, args.output == Format::Wide, Timestamp::now());
-            ctx.say(row.join("  "));
-        }
-    }
-    Ok(())
-}
+const NARROW: &[&str] = &["AGE", "SUBJECT", "REASON", "MESSAGE"];
+const WIDE: &[&str] = &["AGE", "SUBJECT", "REASON", "BY", "ID", "MESSAGE"];
 
-fn table(events: &[Value], wide: bool, ctx: &mut Ctx<'_>) {
-    if events.is_empty() {
-        ctx.note("no such event");
-        return;
-    }
-    let now = Timestamp::now();
-    let rows: Vec<_> = events.iter().map(|e| row(e, wide, now)).collect();
-    let heads: &[&str] = if wide {
-        &["AGE", "SUBJECT", "REASON", "MESSAGE", "BY", "ID"]
-    } else {
-        &["AGE", "SUBJECT", "REASON", "MESSAGE"]
+fn row(event: &Event, wide: bool, now: Timestamp) -> Vec<String> {
+    let (subject, host) = match &event.subject {
+        Subject::Host(name) => (name.to_string(), Some(name)),
+        Subject::Revision(revision) => (revision.short(), None),
+        Subject::Build(drv) => (build(drv), None),
+        Subject::Controller(part) => (part.clone(), None),
     };
-    output::table(ctx, heads, &rows);
+    let mut row = vec![age(event.at, now), subject, event.reason.to_string()];
+    if wide {
+        row.push(event.by.name.clone());
+        row.push(event.id.clone());
+    }
+    row.push(said(event, host));
+    row
 }
 
-fn row(event: &Value, wide: bool, now: Timestamp) -> Vec<String> {
-    let subject = at(event, "/status/subject/name");
-    let short = subject
-        .parse::<trueup_schema::Revision>()
-        .map_or_else(|_| subject.to_owned(), |r| r.short());
-    let message = at(event, "/status/message")
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let mut row = vec![
-        age(at(event, "/status/at"), now),
-        short,
-        at(event, "/status/reason").to_owned(),
-        message,
-    ];
-    if wide {
-        row.push(at(event, "/status/by/name").to_owned());
-        row.push(at(event, "/status/id").to_owned());
+/// `build rp8k…`, as `get builds` and `logs build` name it.
+fn build(drv: &str) -> String {
+    match drv.parse::<StorePath>() {
+        Ok(path) => format!("build {}…", &path.hash()[..4]),
+        Err(_) => drv.to_owned(),
     }
-    row
+}
+
+/// The message, where it says more than the reason.
+pub(super) fn said(event: &Event, host: Option<&HostName>) -> String {
+    let text = brief(&event.message, host);
+    if text == event.reason.to_string() {
+        String::new()
+    } else {
+        text
+    }
 }

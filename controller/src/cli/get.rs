@@ -1,11 +1,15 @@
 //! `trueup get hosts|revisions|builds|events`: lists, once or as they change.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use trueup_schema::Timestamp;
+use trueup_schema::status::{Condition, ConditionType, Truth};
 
-use super::client::Client;
-use super::output::{self, Format, age, at, items, or_dash, short_path, short_revision};
+use super::client::{Client, Watch};
+use super::output::{Columns, Format, age, brief, closure_of, short_path, short_revision};
 use super::{CliError, Ctx, Exit, host_arg};
+use crate::api::document::{BuildStatus, Host, Object, RevisionStatus};
 
 /// Show hosts, revisions, builds or events
 #[derive(Debug, clap::Args)]
@@ -15,7 +19,7 @@ pub(super) struct Args {
     /// Only this host, as NAME or host/NAME
     #[arg(value_parser = host_arg)]
     name: Option<trueup_schema::HostName>,
-    /// How it is printed
+    /// How it is printed; `json` with --watch is one object a line
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     /// Go on as things change, until Ctrl-C
@@ -25,12 +29,14 @@ pub(super) struct Args {
     #[arg(long)]
     drifted: bool,
     /// Only hosts with these labels: `role=web,site=b`
-    #[arg(short = 'l', long, value_name = "LABELS")]
-    selector: Option<String>,
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = labels)]
+    selector: Option<Labels>,
     /// Only events whose reason begins so: `Drift`
     #[arg(long)]
     kind: Option<String>,
 }
+
+type Labels = BTreeMap<String, String>;
 
 /// What can be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -49,105 +55,208 @@ pub(super) enum What {
     Events,
 }
 
+/// What was listed: as documents and as rows.
+struct Seen {
+    db_revision: u64,
+    /// The whole list, or the one object that was asked for by its name.
+    document: Value,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    /// `host/web-1`.
+    name: String,
+    cells: Vec<String>,
+    document: Value,
+}
+
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     if args.what == What::Events {
         let asked = super::events::Args::of(args.name, args.kind, args.output, args.watch);
         return super::events::run(asked, ctx);
     }
+    if args.what != What::Hosts && (args.name.is_some() || args.selector.is_some() || args.drifted)
+    {
+        return Err(CliError::usage(
+            "a name, --selector and --drifted are for hosts: trueup get hosts",
+        ));
+    }
     let client = ctx.client()?;
-    let mut shown: Option<Vec<Vec<String>>> = None;
+    if args.watch {
+        return watch(&client, &args, ctx);
+    }
+    let seen = look(&client, &args)?;
+    if !args.output.document(ctx, &seen.document)? {
+        print(&args, &seen.lines, ctx);
+    }
+    let found = args.drifted && !seen.lines.is_empty();
+    Ok(if found { Exit::Difference } else { Exit::Done })
+}
+
+/// On a terminal the table is written anew in its place; in a pipe each row that changed is a line below it.
+fn watch(client: &Client, args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
+    let mut before: BTreeMap<String, Value> = BTreeMap::new();
+    let (mut columns, mut height) = (None, 0);
     loop {
-        let list = list(&client, &args)?;
-        let rows = rows(&args, &list);
-        if shown.as_ref() != Some(&rows) {
-            print(&args, &list, &rows, ctx)?;
-            shown = Some(rows);
+        let seen = look(client, args)?;
+        let new: Vec<&Line> = seen
+            .lines
+            .iter()
+            .filter(|l| before.get(&l.name) != Some(&l.document))
+            .collect();
+        match args.output {
+            Format::Json | Format::Yaml => {
+                for line in &new {
+                    one(args.output, &line.document, ctx)?;
+                }
+            }
+            Format::Name => new.iter().for_each(|line| ctx.say(&line.name)),
+            Format::Table | Format::Wide if ctx.screen.out => {
+                if height > 0 {
+                    // Up to where the table began, and all below it away.
+                    let _ = write!(ctx.out, "\x1b[{height}A\x1b[J");
+                }
+                height = print(args, &seen.lines, ctx);
+            }
+            Format::Table | Format::Wide => {
+                let rows: Vec<Vec<String>> = seen.lines.iter().map(|l| l.cells.clone()).collect();
+                let columns = columns.get_or_insert_with(|| {
+                    let columns = Columns::of(heads(args), &rows);
+                    columns.head(ctx);
+                    columns
+                });
+                for line in &new {
+                    columns.row(ctx, &line.cells);
+                }
+            }
         }
-        if !args.watch {
-            let found = args.drifted && !items(&list).is_empty();
-            return Ok(if found { Exit::Difference } else { Exit::Done });
-        }
-        wait(
-            &client,
-            &args,
-            list.pointer("/metadata/dbRevision")
-                .and_then(Value::as_u64)
-                .unwrap_or(0),
-        )?;
+        let _ = ctx.out.flush();
+        before = seen
+            .lines
+            .into_iter()
+            .map(|l| (l.name, l.document))
+            .collect();
+        let what = match args.what {
+            What::Hosts => Watch::Hosts,
+            What::Revisions => Watch::Revisions,
+            What::Builds | What::Events => Watch::Builds,
+        };
+        client.wait(what, seen.db_revision)?;
     }
 }
 
-fn list(client: &Client, args: &Args) -> Result<Value, CliError> {
-    if let (What::Hosts, Some(name)) = (args.what, &args.name) {
-        // One host is a list of one only where a list is shown: `-o json` gives the object itself.
-        return client.get(&format!("/v1/hosts/{name}"));
-    }
-    let mut list = client.get(match args.what {
-        What::Hosts => "/v1/hosts",
-        What::Revisions => "/v1/revisions",
-        What::Builds => "/v1/builds",
-        What::Events => "/v1/events",
-    })?;
-    if args.what == What::Hosts {
-        let labels = labels(args.selector.as_deref())?;
-        if let Some(hosts) = list.get_mut("items").and_then(Value::as_array_mut) {
-            hosts.retain(|h| {
-                let drifted = condition(h, "Drifted").is_some_and(|c| at(c, "/status") == "True");
-                (!args.drifted || drifted)
-                    && labels.iter().all(|(k, v)| {
-                        h.pointer("/metadata/labels").and_then(|l| l.get(k)) == Some(v)
-                    })
-            });
+/// One document of a stream.
+pub(super) fn one(format: Format, document: &Value, ctx: &mut Ctx<'_>) -> Result<(), CliError> {
+    match format {
+        Format::Json => ctx.say(document),
+        _ => {
+            ctx.say("---");
+            format.document(ctx, document)?;
         }
     }
-    Ok(list)
+    Ok(())
 }
 
-fn labels(selector: Option<&str>) -> Result<Vec<(String, Value)>, CliError> {
-    let pairs = selector
-        .unwrap_or_default()
-        .split(',')
-        .filter(|p| !p.is_empty());
+fn look(client: &Client, args: &Args) -> Result<Seen, CliError> {
+    let now = Timestamp::now();
+    let wide = args.output == Format::Wide;
+    match args.what {
+        What::Hosts => {
+            let mut list = client.hosts()?;
+            if let Some(name) = &args.name {
+                let one = client.host(name)?;
+                list.items = vec![one];
+            }
+            list.items.retain(|h| wanted(args, h));
+            let mut seen = seen(list.metadata.db_revision, "host", &list.items, |h| {
+                host_row(h, wide, now)
+            })?;
+            // One host by its name is that object; all else is a list.
+            seen.document = match (&args.name, seen.lines.first()) {
+                (Some(_), Some(line)) => line.document.clone(),
+                _ => value(&list)?,
+            };
+            Ok(seen)
+        }
+        What::Revisions => {
+            let list = client.revisions()?;
+            let mut seen = seen(list.metadata.db_revision, "revision", &list.items, |r| {
+                revision_row(&r.status, now)
+            })?;
+            seen.document = value(&list)?;
+            Ok(seen)
+        }
+        What::Builds | What::Events => {
+            let list = client.builds()?;
+            let mut seen = seen(list.metadata.db_revision, "build", &list.items, |b| {
+                build_row(&b.status, now)
+            })?;
+            seen.document = value(&list)?;
+            Ok(seen)
+        }
+    }
+}
+
+fn value<T: serde::Serialize>(of: &T) -> Result<Value, CliError> {
+    serde_json::to_value(of).map_err(|e| CliError::failed(format!("as JSON: {e}")))
+}
+
+fn seen<T: serde::Serialize>(
+    db_revision: u64,
+    kind: &str,
+    items: &[Object<T>],
+    row: impl Fn(&Object<T>) -> Vec<String>,
+) -> Result<Seen, CliError> {
+    let line = |o: &Object<T>| {
+        Ok(Line {
+            name: format!("{kind}/{}", o.metadata.name),
+            cells: row(o),
+            document: value(o)?,
+        })
+    };
+    Ok(Seen {
+        db_revision,
+        document: Value::Null,
+        lines: items.iter().map(line).collect::<Result<_, CliError>>()?,
+    })
+}
+
+fn wanted(args: &Args, host: &Host) -> bool {
+    let labels = args.selector.iter().flatten();
+    (!args.drifted || is(host, ConditionType::Drifted))
+        && labels
+            .into_iter()
+            .all(|(k, v)| host.metadata.labels.get(k) == Some(v))
+}
+
+fn labels(selector: &str) -> Result<Labels, String> {
+    let pairs = selector.split(',').filter(|p| !p.is_empty());
     pairs
         .map(|pair| match pair.split_once('=') {
-            Some((k, v)) => Ok((k.to_owned(), Value::from(v))),
-            None => Err(CliError::usage(format!(
-                "`{pair}` is not a label: write KEY=VALUE"
-            ))),
+            Some((k, v)) => Ok((k.to_owned(), v.to_owned())),
+            None => Err(format!("`{pair}` is not a label: write KEY=VALUE")),
         })
         .collect()
 }
 
-fn wait(client: &Client, args: &Args, from: u64) -> Result<(), CliError> {
-    let prefix = match args.what {
-        What::Hosts => "hosts",
-        What::Revisions => "revisions",
-        What::Builds => "builds",
-        What::Events => "events",
-    };
-    match client.get(&format!("/v1/watch?prefix=%2F{prefix}%2F&from={from}")) {
-        Ok(_) => Ok(()),
-        // Compacted meanwhile: the next list is whole again.
-        Err(e) if e.exit == Exit::Failed => Ok(()),
-        Err(e) => Err(e),
+/// Gives the number of lines.
+fn print(args: &Args, lines: &[Line], ctx: &mut Ctx<'_>) -> usize {
+    if args.output == Format::Name {
+        lines.iter().for_each(|l| ctx.say(&l.name));
+        return lines.len();
     }
+    if lines.is_empty() {
+        ctx.note(empty(args));
+        return 0;
+    }
+    let rows: Vec<Vec<String>> = lines.iter().map(|l| l.cells.clone()).collect();
+    let columns = Columns::of(heads(args), &rows);
+    columns.head(ctx);
+    1 + rows.iter().map(|row| columns.row(ctx, row)).sum::<usize>()
 }
 
-fn print(
-    args: &Args,
-    list: &Value,
-    rows: &[Vec<String>],
-    ctx: &mut Ctx<'_>,
-) -> Result<(), CliError> {
-    if args.output.document(ctx, list)? {
-        return Ok(());
-    }
-    if rows.is_empty() {
-        ctx.note(empty(args));
-        return Ok(());
-    }
-    let wide = args.output == Format::Wide;
-    let heads: &[&str] = match (args.what, wide) {
+fn heads(args: &Args) -> &'static [&'static str] {
+    match (args.what, args.output == Format::Wide) {
         (What::Hosts, false) => &[
             "NAME", "READY", "PHASE", "REVISION", "RUNNING", "DRIFT", "AGE",
         ],
@@ -162,16 +271,12 @@ fn print(
             "OUTCOME",
             "APPLIED",
             "BOOT DEFAULT",
+            "SEEN",
             "MESSAGE",
         ],
         (What::Revisions, _) => &["REVISION", "ACCEPTED", "AUTHOR", "AGE", "SUBJECT"],
-        (What::Builds | What::Events, _) => &["BUILD", "RESULT", "HOST", "AGE", "TIME"],
-    };
-    output::table(ctx, heads, rows);
-    if args.watch && !ctx.tty {
-        ctx.say("");
+        (What::Builds | What::Events, _) => &["BUILD", "RESULT", "HOST", "AGE", "TOOK", "CLOSURE"],
     }
-    Ok(())
 }
 
 fn empty(args: &Args) -> &'static str {
@@ -184,102 +289,97 @@ fn empty(args: &Args) -> &'static str {
     }
 }
 
-fn rows(args: &Args, list: &Value) -> Vec<Vec<String>> {
-    let now = Timestamp::now();
-    let one = std::slice::from_ref(list);
-    let objects = if list.get("items").is_some() {
-        items(list)
-    } else {
-        one
-    };
-    let row = |o: &Value| match args.what {
-        What::Hosts => host_row(o, args.output == Format::Wide, now),
-        What::Revisions => revision_row(o, now),
-        What::Builds | What::Events => build_row(o, now),
-    };
-    objects.iter().map(row).collect()
-}
-
 /// A condition of a host by its type.
-pub(super) fn condition<'v>(host: &'v Value, kind: &str) -> Option<&'v Value> {
-    host.pointer("/status/conditions")?
-        .as_array()?
-        .iter()
-        .find(|c| at(c, "/type") == kind)
+pub(super) fn condition(host: &Host, kind: ConditionType) -> Option<&Condition> {
+    host.status.conditions.iter().find(|c| c.kind == kind)
 }
 
-fn host_row(h: &Value, wide: bool, now: Timestamp) -> Vec<String> {
-    let ready = condition(h, "Ready");
-    let phase = match at(h, "/status/detail") {
-        "" => at(h, "/status/phase").to_owned(),
-        detail if detail.chars().count() <= 24 => format!("{} {detail}", at(h, "/status/phase")),
-        _ => at(h, "/status/phase").to_owned(),
+/// Does it hold?
+pub(super) fn is(host: &Host, kind: ConditionType) -> bool {
+    condition(host, kind).is_some_and(|c| c.status == Truth::True)
+}
+
+/// A detail that fits in a cell stands behind the phase.
+const DETAIL_MAX: usize = 24;
+
+fn host_row(h: &Host, wide: bool, now: Timestamp) -> Vec<String> {
+    let (name, status) = (h.metadata.name.as_str(), &h.status);
+    let ready = condition(h, ConditionType::Ready);
+    let phase = match &status.detail {
+        Some(detail) if detail.chars().count() <= DETAIL_MAX => {
+            format!("{} {detail}", status.phase)
+        }
+        _ => status.phase.to_string(),
     };
-    let drift = condition(h, "Drifted")
-        .filter(|c| at(c, "/status") == "True")
-        .map_or("-", |c| at(c, "/reason"));
+    let truth = |t: Truth| match t {
+        Truth::True => "True",
+        Truth::False => "False",
+        Truth::Unknown => "…",
+    };
     let mut row = vec![
-        at(h, "/metadata/name").to_owned(),
-        ready.map_or("Unknown", |c| at(c, "/status")).to_owned(),
+        name.to_owned(),
+        ready.map_or("…", |c| truth(c.status)).to_owned(),
         phase,
-        short_revision(at(h, "/status/desiredRevision")),
-        short_path(at(h, "/status/runningClosure")),
-        drift.to_owned(),
-        ready.map_or_else(
-            || "-".to_owned(),
-            |c| age(at(c, "/lastTransitionTime"), now),
-        ),
+        short_revision(status.desired_revision.as_ref()),
+        closure_of(status.running_closure.as_ref(), name),
+        if is(h, ConditionType::Drifted) {
+            "Drifted"
+        } else {
+            "-"
+        }
+        .to_owned(),
+        ready.map_or_else(|| "-".to_owned(), |c| age(c.last_transition_time, now)),
     ];
     if wide {
-        row.push(or_dash(at(h, "/status/outcome")));
-        row.push(short_revision(at(h, "/status/appliedRevision")));
-        row.push(short_path(at(h, "/status/bootDefaultClosure")));
         row.push(
-            ready
-                .map_or("-", |c| at(c, "/message"))
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            status
+                .outcome
+                .map_or_else(|| "-".to_owned(), |o| o.to_string()),
         );
+        row.push(short_revision(status.applied_revision.as_ref()));
+        row.push(closure_of(status.boot_default_closure.as_ref(), name));
+        row.push(
+            status
+                .last_report_time
+                .map_or_else(|| "-".to_owned(), |t| age(t, now)),
+        );
+        let host = name.parse().ok();
+        row.push(ready.map_or_else(|| "-".to_owned(), |c| brief(&c.message, host.as_ref())));
     }
     row
 }
 
-fn revision_row(r: &Value, now: Timestamp) -> Vec<String> {
-    let accepted = r.pointer("/status/accepted").and_then(Value::as_bool) == Some(true);
+fn revision_row(r: &RevisionStatus, now: Timestamp) -> Vec<String> {
+    let first = r.problems.first().and_then(|p| p.lines().next());
     vec![
-        short_revision(at(r, "/status/revision")),
-        if accepted { "True" } else { "False" }.to_owned(),
-        or_dash(at(r, "/status/author")),
-        age(at(r, "/status/seenAt"), now),
-        or_dash(at(r, "/status/subject")),
+        r.revision.short(),
+        if r.accepted { "True" } else { "False" }.to_owned(),
+        r.author.clone(),
+        age(r.seen_at, now),
+        match first {
+            Some(problem) if !r.accepted => format!("{}: {problem}", r.subject),
+            _ => r.subject.clone(),
+        },
     ]
 }
 
-fn build_row(b: &Value, now: Timestamp) -> Vec<String> {
-    let ended = at(b, "/status/endedAt");
-    let failed = b.pointer("/status/failure").is_some_and(|f| !f.is_null());
-    let seconds = |from: &str, to: &str| -> Option<i64> {
-        let (from, to) = (
-            from.parse::<Timestamp>().ok()?,
-            to.parse::<Timestamp>().ok()?,
-        );
-        Some(to.as_second() - from.as_second())
+fn build_row(b: &BuildStatus, now: Timestamp) -> Vec<String> {
+    let result = match (b.ended_at, &b.failure) {
+        (_, Some(_)) => "Failed",
+        (None, None) => "Building",
+        (Some(_), None) => "Succeeded",
     };
+    let hash = b.drv.as_str().trim_start_matches("/nix/store/");
+    let until = b.ended_at.unwrap_or(now);
     vec![
-        at(b, "/status/drv")
-            .trim_start_matches("/nix/store/")
-            .to_owned(),
-        match (ended, failed) {
-            (_, true) => "Failed",
-            ("", _) => "running",
-            _ => "Succeeded",
-        }
-        .to_owned(),
-        or_dash(at(b, "/status/host")),
-        age(at(b, "/status/startedAt"), now),
-        seconds(at(b, "/status/startedAt"), ended)
-            .map_or_else(|| "-".to_owned(), |s| format!("{s}s")),
+        hash.chars().take(32).collect(),
+        result.to_owned(),
+        b.host.to_string(),
+        age(b.started_at, now),
+        age(b.started_at, until),
+        match &b.failure {
+            Some(failure) => failure.message.clone(),
+            None => short_path(Some(&b.out)),
+        },
     ]
 }

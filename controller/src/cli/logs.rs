@@ -31,7 +31,7 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
             CliError::usage(format!("`{drv}` is not a derivation")).next("trueup get builds")
         );
     }
-    let text = ctx.client()?.text(&format!("/v1/logs/build/{name}"))?;
+    let text = ctx.client()?.build_log(name)?;
     ctx.say(text.trim_end());
     Ok(Exit::Done)
 }

@@ -6,17 +6,20 @@ mod client;
 mod completions;
 mod db;
 mod describe;
+mod diff;
 mod doctor;
 mod error;
 mod events;
 mod get;
 mod later;
 mod logs;
+mod man;
 mod output;
 mod plan;
 mod reconcile;
 mod run;
 mod schema;
+mod screen;
 mod source;
 mod suspend;
 mod validate;
@@ -28,11 +31,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use error::{CliError, Exit};
+use screen::Ctx;
+pub use screen::Screen;
 
 /// GitOps for fleets of NixOS hosts.
 #[derive(Debug, Parser)]
 #[command(
     name = "trueup",
+    bin_name = "trueup",
     version,
     max_term_width = 100,
     subcommand_required = true,
@@ -52,7 +58,7 @@ enum Verb {
     Get(get::Args),
     Describe(describe::Args),
     Plan(plan::Args),
-    Diff(plan::DiffArgs),
+    Diff(diff::Args),
     Reconcile(reconcile::Args),
     Suspend(suspend::Args),
     Resume(suspend::ResumeArgs),
@@ -65,40 +71,9 @@ enum Verb {
     Db(db::Args),
     Logs(logs::Args),
     Completions(completions::Args),
+    Man(man::Args),
     #[command(flatten)]
     Later(later::Later),
-}
-
-/// What a verb may use: where it writes, and how wide the world is.
-struct Ctx<'a> {
-    out: &'a mut dyn Write,
-    err: &'a mut dyn Write,
-    /// Somebody looks at `out`: colours and boxes are welcome.
-    tty: bool,
-    socket: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for Ctx<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ctx")
-            .field("tty", &self.tty)
-            .field("socket", &self.socket)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Ctx<'_> {
-    fn client(&self) -> Result<client::Client, CliError> {
-        client::Client::new(self.socket.as_deref())
-    }
-    /// A line of result. A reader that has gone away (`| head`) is no failure of ours.
-    fn say(&mut self, line: impl std::fmt::Display) {
-        let _ = writeln!(self.out, "{line}");
-    }
-    /// A line of progress.
-    fn note(&mut self, line: impl std::fmt::Display) {
-        let _ = writeln!(self.err, "{line}");
-    }
 }
 
 /// The program as a function: arguments with the program's name first, results to `out`, all else to `err`.
@@ -107,11 +82,16 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    enter(args, out, err, false)
+    enter(args, out, err, Screen::default())
 }
 
 /// The same, for a terminal or a pipe.
-pub fn enter<'a, I, T>(args: I, out: &'a mut dyn Write, err: &'a mut dyn Write, tty: bool) -> Exit
+pub fn enter<'a, I, T>(
+    args: I,
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    screen: Screen,
+) -> Exit
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -123,7 +103,7 @@ where
             let text = e.render();
             let wrong = e.use_stderr();
             let to = if wrong { err } else { out };
-            let _ = if tty {
+            let _ = if screen.colour {
                 write!(to, "{}", text.ansi())
             } else {
                 write!(to, "{text}")
@@ -134,20 +114,29 @@ where
     let mut ctx = Ctx {
         out,
         err,
-        tty,
+        screen,
         socket: cli.socket,
+        standing: false,
     };
     let result = dispatch(cli.verb, &mut ctx);
     let _ = ctx.out.flush();
     match result {
         Ok(exit) => exit,
         Err(e) => {
-            ctx.note(format_args!("error: {}", e.message));
+            ctx.note(format_args!("{} {}", error_word(screen), e.message));
             if let Some(next) = &e.next {
                 ctx.note(format_args!("  next: {next}"));
             }
             e.exit
         }
+    }
+}
+
+fn error_word(screen: Screen) -> &'static str {
+    if screen.err && screen.colour {
+        "\x1b[31merror:\x1b[0m"
+    } else {
+        "error:"
     }
 }
 
@@ -157,7 +146,7 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Get(args) => get::run(args, ctx),
         Verb::Describe(args) => describe::run(args, ctx),
         Verb::Plan(args) => plan::run(args, ctx),
-        Verb::Diff(args) => plan::diff(args, ctx),
+        Verb::Diff(args) => diff::run(args, ctx),
         Verb::Reconcile(args) => reconcile::run(args, ctx),
         Verb::Suspend(args) => suspend::run(args, ctx),
         Verb::Resume(args) => suspend::resume(args, ctx),
@@ -170,6 +159,7 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Db(args) => db::run(args, ctx),
         Verb::Logs(args) => logs::run(args, ctx),
         Verb::Completions(args) => completions::run(args, ctx),
+        Verb::Man(args) => man::run(args, ctx),
         Verb::Later(verb) => Err(later::answer(&verb)),
     }
 }

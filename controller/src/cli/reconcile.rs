@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use trueup_schema::HostName;
+use trueup_schema::status::{ConditionType, Outcome, Phase, Reason};
 
 use super::client::Client;
-use super::get::condition;
-use super::output::{at, items, short_revision};
+use super::get::{condition, is};
+use super::output::{brief, short_revision};
 use super::{CliError, Ctx, Exit, host_arg};
+use crate::api::document::Host;
+use crate::api::request::Reconcile;
 
 /// Between two looks. The controller is on this machine, and one look is one list.
 const LOOK: Duration = Duration::from_millis(300);
@@ -44,20 +46,20 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     hosts.sort();
     hosts.dedup();
     let client = ctx.client()?;
-    let body = json!({ "hosts": hosts, "retry": args.retry, "reason": args.reason });
-    let answer = client.post("/v1/reconcile", &body)?;
-    let ids: Vec<String> = answer
-        .get("nudges")
-        .and_then(Value::as_array)
-        .map(|n| n.iter().map(|n| at(n, "/id").to_owned()).collect())
-        .unwrap_or_default();
+    let answer = client.reconcile(&Reconcile {
+        hosts: hosts.clone(),
+        retry: args.retry,
+        reason: args.reason,
+    })?;
     if !args.wait {
-        for id in &ids {
-            ctx.say(format_args!("asked, as nudge {id}"));
+        for nudge in &answer.nudges {
+            let whom = nudge.host.as_ref().map_or("all hosts", HostName::as_str);
+            ctx.say(format_args!("{whom}: asked, as nudge {}", nudge.id));
         }
         return Ok(Exit::Done);
     }
-    wait(&client, &hosts, ids, args.timeout.get(), ctx)
+    let open = answer.nudges.into_iter().map(|n| n.id).collect();
+    wait(&client, &hosts, open, args.timeout.get(), ctx)
 }
 
 fn wait(
@@ -72,39 +74,54 @@ fn wait(
     loop {
         let mut still = Vec::new();
         for id in open {
-            if at(
-                &client.get(&format!("/v1/nudges/{id}"))?,
-                "/status/handledAt",
-            )
-            .is_empty()
-            {
+            if client.nudge(&id)?.status.handled_at.is_none() {
                 still.push(id);
             }
         }
         open = still;
-        let list = client.get("/v1/hosts")?;
-        let asked: Vec<&Value> = items(&list)
-            .iter()
-            .filter(|h| {
-                hosts.is_empty() || hosts.iter().any(|n| n.as_str() == at(h, "/metadata/name"))
-            })
-            .collect();
-        for host in &asked {
-            progress(host, &mut told, ctx);
+        let mut list = client.hosts()?.items;
+        list.retain(|h| hosts.is_empty() || hosts.iter().any(|n| n.as_str() == h.metadata.name));
+        for host in &list {
+            progress(host, start.elapsed(), &mut told, ctx);
         }
-        let verdicts: Vec<Verdict> = asked.iter().map(|h| verdict(h)).collect();
+        let verdicts: Vec<Verdict> = list.iter().map(verdict).collect();
         if open.is_empty() && verdicts.iter().all(|v| *v != Verdict::Open) {
-            return Ok(end(&asked, &verdicts, ctx));
+            return Ok(end(&list, &verdicts, ctx));
         }
         if start.elapsed() >= limit {
             let secs = limit.as_secs();
+            for (host, _) in list
+                .iter()
+                .zip(&verdicts)
+                .filter(|(_, v)| **v == Verdict::Open)
+            {
+                ctx.say(line(host));
+            }
             ctx.note(format_args!(
                 "not decided after {secs} s; the work goes on: trueup get hosts --watch"
             ));
             return Ok(Exit::TimedOut);
         }
+        let line = standing(&list, &verdicts, start.elapsed(), &open);
+        ctx.status(&line);
         std::thread::sleep(LOOK);
     }
+}
+
+/// For a terminal: what is waited for, so that nobody wonders whether anything goes on.
+fn standing(hosts: &[Host], verdicts: &[Verdict], since: Duration, open: &[String]) -> String {
+    let waiting: Vec<String> = hosts
+        .iter()
+        .zip(verdicts)
+        .filter(|(_, v)| **v == Verdict::Open)
+        .map(|(h, _)| format!("{} {}", h.metadata.name, phase(h)))
+        .collect();
+    let what = match (waiting.is_empty(), open.is_empty()) {
+        (false, _) => waiting.join(" · "),
+        (true, false) => "the controller looks".to_owned(),
+        (true, true) => String::new(),
+    };
+    format!("{:>4} s  {what}", since.as_secs())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,57 +131,43 @@ enum Verdict {
     Open,
 }
 
-/// `Ready=True` for the newest revision is good, `Stalled` is bad; unreachable, held and suspended hosts are bad too,
-/// since no amount of waiting decides them.
-fn verdict(host: &Value) -> Verdict {
-    let is = |kind: &str| condition(host, kind).is_some_and(|c| at(c, "/status") == "True");
-    let phase = at(host, "/status/phase");
-    if is("Ready") && at(host, "/status/desiredRevision") == at(host, "/status/appliedRevision") {
+/// `Ready=True` for the newest revision is good, `Stalled` is bad; unreachable and suspended hosts and those that are not
+/// adopted are bad too, since no amount of waiting decides them.
+fn verdict(host: &Host) -> Verdict {
+    let status = &host.status;
+    let adoption = |h| {
+        condition(h, ConditionType::Ready).is_some_and(|c| c.reason == Reason::AdoptionRequired)
+    };
+    if is(host, ConditionType::Ready) && status.desired_revision == status.applied_revision {
         Verdict::Good
-    } else if is("Stalled") || matches!(phase, "Unreachable" | "Suspended") {
+    } else if is(host, ConditionType::Stalled)
+        || matches!(status.phase, Phase::Unreachable | Phase::Suspended)
+        || adoption(host)
+    {
         Verdict::Bad
     } else {
         Verdict::Open
     }
 }
 
-fn progress(host: &Value, told: &mut BTreeMap<String, String>, ctx: &mut Ctx<'_>) {
-    let name = at(host, "/metadata/name");
-    let now = format!(
-        "{} {}",
-        at(host, "/status/phase"),
-        at(host, "/status/detail")
-    );
-    if told.get(name).is_none_or(|before| *before != now) {
-        ctx.note(format_args!("{name}: {}", now.trim()));
-        told.insert(name.to_owned(), now);
+fn phase(host: &Host) -> String {
+    match &host.status.detail {
+        Some(detail) => format!("{} {detail}", host.status.phase),
+        None => host.status.phase.to_string(),
     }
 }
 
-fn end(hosts: &[&Value], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
-    for (host, verdict) in hosts.iter().zip(verdicts) {
-        let name = at(host, "/metadata/name");
-        if *verdict == Verdict::Good {
-            ctx.say(format_args!(
-                "{name}  Ready  {}",
-                short_revision(at(host, "/status/appliedRevision"))
-            ));
-            continue;
-        }
-        let why = condition(host, "Ready")
-            .map_or("", |c| at(c, "/message"))
-            .lines()
-            .next()
-            .unwrap_or_default();
-        let outcome = at(host, "/status/outcome");
-        let state = if outcome.is_empty() || outcome == "Succeeded" {
-            at(host, "/status/phase")
-        } else {
-            outcome
-        };
-        ctx.say(format_args!(
-            "{name}  {state}  {why}  (trueup describe host/{name})"
-        ));
+fn progress(host: &Host, since: Duration, told: &mut BTreeMap<String, String>, ctx: &mut Ctx<'_>) {
+    let (name, now) = (&host.metadata.name, phase(host));
+    if told.get(name) != Some(&now) {
+        ctx.note(format_args!("{:>4} s  {name}  {now}", since.as_secs()));
+        told.insert(name.clone(), now);
+    }
+}
+
+fn end(hosts: &[Host], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
+    for host in hosts {
+        ctx.say(line(host));
     }
     if verdicts.contains(&Verdict::Bad) {
         Exit::Failed
@@ -173,16 +176,43 @@ fn end(hosts: &[&Value], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
     }
 }
 
+/// One line of result: who, how, why, and where there is more.
+fn line(host: &Host) -> String {
+    let (name, status) = (&host.metadata.name, &host.status);
+    if verdict(host) == Verdict::Good {
+        let at = short_revision(status.applied_revision.as_ref());
+        return format!("{name}  Ready  {at}");
+    }
+    let why = condition(host, ConditionType::Ready).map_or("", |c| c.message.as_str());
+    let why = brief(why, name.parse().ok().as_ref());
+    let stalled = is(host, ConditionType::Stalled);
+    let state = match status.outcome {
+        Some(outcome) if stalled && outcome != Outcome::Succeeded => outcome.to_string(),
+        _ => status.phase.to_string(),
+    };
+    format!("{name}  {state}  {why}  (trueup describe host/{name})")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    fn host(phase: &str, conditions: &[(&str, &str)], desired: &str, applied: &str) -> Value {
+    fn host(phase: &str, conditions: &[(&str, &str)], desired: &str, applied: &str) -> Host {
+        let revision = |c: &str| format!("main@sha1:{}", c.repeat(40));
         let conditions: Vec<_> = conditions
             .iter()
-            .map(|(k, s)| json!({"type": k, "status": s}))
+            .map(|(k, s)| {
+                json!({"type": k, "status": s, "reason": "Progressing", "message": "m",
+                       "lastTransitionTime": "2026-01-01T00:00:00Z", "observedRevision": null})
+            })
             .collect();
-        json!({"status": {"phase": phase, "conditions": conditions, "desiredRevision": desired, "appliedRevision": applied}})
+        serde_json::from_value(json!({
+            "apiVersion": "trueup/v1alpha1", "kind": "Host", "metadata": {"name": "web-1"},
+            "status": {"phase": phase, "conditions": conditions, "components": [],
+                       "desiredRevision": revision(desired), "appliedRevision": revision(applied)},
+        }))
+        .unwrap()
     }
 
     #[test]

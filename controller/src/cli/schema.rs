@@ -1,14 +1,14 @@
-//! `trueup schema [KIND]`: the JSON Schemas of the kinds, for editors.
+//! `trueup schema [KIND]`: the JSON Schemas of the kinds, for editors, and the OpenAPI of the socket, for programs.
 
 use trueup_schema::json_schema;
 use trueup_schema::kind::Kind;
 
 use super::{CliError, Ctx, Exit};
 
-/// Print the JSON Schema of a kind, or list the kinds
+/// Print the JSON Schema of a kind or the API's description, or list the kinds
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Fleet, Host, Check, Alert or Cache
+    /// Fleet, Host, Check, Alert or Cache; `api` for the OpenAPI of the controller's socket
     kind: Option<String>,
 }
 
@@ -19,6 +19,10 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Done);
     };
+    if asked == "api" {
+        ctx.say(format_args!("{:#}", crate::api::openapi()));
+        return Ok(Exit::Done);
+    }
     let Some((_, kind)) = Kind::WORDS
         .iter()
         .find(|(word, _)| word.eq_ignore_ascii_case(&asked))

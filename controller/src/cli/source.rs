@@ -1,9 +1,11 @@
 //! `trueup source`: the trunk as the controller sees it, and `accept` for a history that was rewritten.
 
-use serde_json::json;
+use trueup_schema::Revision;
+use trueup_schema::status::Reason;
 
-use super::output::{Format, at, or_dash};
+use super::output::Format;
 use super::{CliError, Ctx, Exit};
+use crate::api::request::Accept;
 
 /// Show the trunk, or accept a rewritten history
 #[derive(Debug, clap::Args)]
@@ -27,31 +29,30 @@ enum Verb {
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let client = ctx.client()?;
     if let Some(Verb::Accept { sha1 }) = args.verb {
-        client.post("/v1/source/accept", &json!({ "sha1": sha1 }))?;
+        let answer = client.accept(&Accept { sha1 })?;
         ctx.say(format_args!(
-            "{sha1} is accepted when the trunk's head is that commit"
+            "{} is accepted when the trunk's head is that commit",
+            answer.sha1
         ));
         return Ok(Exit::Done);
     }
-    let source = client.get("/v1/source")?;
+    let source = client.source()?;
     if args.output.document(ctx, &source)? {
         return Ok(Exit::Done);
     }
-    ctx.say(format_args!(
-        "accepted  {}",
-        or_dash(at(&source, "/status/accepted"))
-    ));
-    ctx.say(format_args!(
-        "head      {}",
-        or_dash(at(&source, "/status/head"))
-    ));
-    let problem = at(&source, "/status/problem/message");
-    if problem.is_empty() {
+    let source = source.status;
+    let show = |r: &Option<Revision>| r.as_ref().map_or("-".to_owned(), Revision::to_string);
+    ctx.say(format_args!("accepted  {}", show(&source.accepted)));
+    ctx.say(format_args!("head      {}", show(&source.head)));
+    let Some(problem) = source.problem else {
         return Ok(Exit::Done);
-    }
-    ctx.say(format_args!("problem   {problem}"));
-    if at(&source, "/status/problem/reason") == "HistoryRewritten" {
-        ctx.say("  if it is meant: trueup source accept SHA1");
+    };
+    ctx.say(format_args!("problem   {}", problem.message));
+    if problem.reason == Reason::HistoryRewritten {
+        let head = source.head.as_ref().map_or("SHA1", Revision::sha1);
+        ctx.say(format_args!(
+            "  if it is meant: trueup source accept {head}"
+        ));
     }
     Ok(Exit::Failed)
 }

@@ -1,10 +1,10 @@
 //! `trueup suspend` and `resume`: leave a host alone, by a person's word; it is still observed.
 
-use serde_json::{Value, json};
-use trueup_schema::{HostName, kind::Duration};
+use trueup_schema::{HostName, Timestamp, kind::Duration};
 
-use super::output::at;
+use super::output::clock;
 use super::{CliError, Ctx, Exit, host_arg};
+use crate::api::request::{Resume, Suspend};
 
 /// Leave a host alone; it is observed all the same
 #[derive(Debug, clap::Args)]
@@ -29,23 +29,24 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let body = json!({ "host": args.host, "reason": args.reason, "for": args.lasts });
-    let answer = ctx.client()?.post("/v1/suspend", &body)?;
-    let until = match at(&answer, "/suspension/until") {
-        "" => format!("until `trueup resume host/{}`", args.host),
-        until => format!("until {until}"),
+    let host = args.host;
+    let answer = ctx.client()?.suspend(&Suspend {
+        host: host.clone(),
+        reason: args.reason,
+        lasts: args.lasts,
+    })?;
+    let until = match answer.suspension.until {
+        None => format!("until `trueup resume host/{host}`"),
+        Some(until) => format!("until {}", clock(until, Timestamp::now())),
     };
-    ctx.say(format_args!("{} is suspended {until}", args.host));
+    ctx.say(format_args!("{host} is suspended {until}"));
     Ok(Exit::Done)
 }
 
 pub(super) fn resume(args: ResumeArgs, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let answer = ctx
-        .client()?
-        .post("/v1/resume", &json!({ "host": args.host }))?;
-    let is = |field: &str| answer.get(field).and_then(Value::as_bool) == Some(true);
-    let host = &args.host;
-    match (is("resumed"), is("suspendedByGit")) {
+    let host = args.host;
+    let answer = ctx.client()?.resume(&Resume { host: host.clone() })?;
+    match (answer.resumed, answer.suspended_by_git) {
         (true, false) => ctx.say(format_args!("{host} is resumed")),
         (false, false) => ctx.say(format_args!("{host} was not suspended")),
         (resumed, true) => {

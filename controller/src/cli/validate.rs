@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let files = files(&folder(&args.dir))?;
-    let style = if ctx.tty {
+    let style = if ctx.screen.colour {
         Style::Coloured
     } else {
         Style::Plain

@@ -17,6 +17,7 @@ pub const SYSTEM_V1: &str = "component/system/1";
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     /// Term of the database.
@@ -65,6 +66,7 @@ pub struct Intent {
 
 /// Who confirms an activation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Confirm {
     /// `controller` (over a new connection), `self`, or `none`.
@@ -75,6 +77,7 @@ pub struct Confirm {
 
 /// See [`Confirm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ConfirmBy {
     /// The controller, over a connection made after the activation ended.

@@ -52,6 +52,7 @@ pub struct Report {
 
 /// Which machine this is, whatever address or name it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// `/etc/machine-id`.
@@ -111,6 +112,7 @@ pub enum Activation {
 
 /// One attempt at an intent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptReport {
     /// Which intent.
@@ -158,6 +160,7 @@ pub struct AttemptReport {
 
 /// Where an attempt stands, as the controller needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum AttemptState {
     /// Accepted, closures not there yet.
@@ -176,6 +179,7 @@ pub enum AttemptState {
 
 /// The stages of an attempt (DESIGN section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
     /// The offer was taken.
@@ -202,6 +206,7 @@ pub enum Stage {
 
 /// A unit that failed by an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FailedUnit {
     /// Its name.
@@ -233,6 +238,7 @@ pub struct ComponentReport {
 
 /// Another tool that deploys to this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OtherManager {
     /// Its name.
@@ -243,6 +249,7 @@ pub struct OtherManager {
 
 /// A hold that a person laid on the host, there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Hold {
     /// Until when.

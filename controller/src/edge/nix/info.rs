@@ -51,7 +51,8 @@ pub(super) fn parse(json: &[u8]) -> Result<Vec<PathInfo>, String> {
 }
 
 /// Newest Nix prints base names.
-fn full_name(name: &str) -> String {
+/// With the store's folder before it, as all but the newest forms have it.
+pub(super) fn full_name(name: &str) -> String {
     if name.starts_with('/') {
         name.to_owned()
     } else {

@@ -9,6 +9,7 @@ mod built;
 mod evaluate;
 mod expression;
 mod info;
+mod inspect;
 mod log;
 mod publish;
 
@@ -17,6 +18,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use inspect::Derivation;
 
 use super::exec::{self, ExecError, ExecSpec, Exit, Limits};
 

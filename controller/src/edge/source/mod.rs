@@ -2,6 +2,7 @@
 //! rewritten history by itself: it only says whether a head follows the accepted one.
 
 mod export;
+mod local;
 mod remote;
 mod wake;
 
@@ -17,6 +18,7 @@ use trueup_schema::kind::FleetManifests;
 use trueup_schema::{Revision, Timestamp};
 
 pub use export::Bounds;
+pub use local::Local;
 pub use remote::Credentials;
 
 /// Reads the manifests of a revision: `(path, bytes)` of each file, to what holds or all problems.
