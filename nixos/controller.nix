@@ -64,7 +64,8 @@ let
         configFile =
           if cfg.ssh.extraConfig == "" then null else "${pkgs.writeText "trueup-ssh-config" cfg.ssh.extraConfig}";
       };
-      agent.packages = lib.mapAttrs (_: p: "${p}") cfg.agentPackages;
+      # The program and not its store path: then it is added by its content, and needs no signature on the hosts.
+      agent.packages = lib.mapAttrs (_: p: "${p}/bin/trueup-agent") cfg.agentPackages;
       nix.program = "${cfg.nixPackage}/bin/nix";
       limits = cfg.limits;
     } cfg.settings

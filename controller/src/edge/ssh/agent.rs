@@ -99,6 +99,8 @@ fn stage(run_dir: &Path, program: &Path, system: &System) -> Result<PathBuf, Str
     let place = folder.join(PROGRAM);
     let fail = |e: std::io::Error| format!("reading the agent at {}: {e}", program.display());
     std::fs::create_dir_all(folder.join("bin")).map_err(fail)?;
+    // The one of an earlier run may not be written to by others than root.
+    let _not_there = std::fs::remove_file(&place);
     std::fs::copy(program, &place).map_err(fail)?;
     std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o555)).map_err(fail)?;
     Ok(folder)
