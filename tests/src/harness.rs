@@ -273,23 +273,32 @@ impl Host {
     }
 }
 
-/// The agent as it travels to hosts: static, built once a run (in a moment when it is fresh). `TRUEUP_TEST_AGENT` names
-/// another one.
+/// The agent as it travels to hosts: static, built once a run (in a moment when it is fresh). While developing,
+/// `TRUEUP_TEST_AGENT` names one that was built otherwise.
 pub fn static_agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
-    AGENT.get_or_init(|| {
-        if let Some(given) = std::env::var_os("TRUEUP_TEST_AGENT") {
-            return given.into();
-        }
-        let out = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-            .args(["xtask", "agent"])
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo runs");
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "cargo xtask agent failed");
-        PathBuf::from(text.split(' ').next().expect("it prints path and size"))
-    })
+    AGENT.get_or_init(|| built("TRUEUP_TEST_AGENT", &[]))
+}
+
+/// The same with the feature `planted`: bugs on purpose, where a file of the host names one, and a second component.
+pub fn planted_agent() -> &'static Path {
+    static AGENT: OnceLock<PathBuf> = OnceLock::new();
+    AGENT.get_or_init(|| built("TRUEUP_TEST_PLANTED", &["--planted"]))
+}
+
+fn built(variable: &str, more: &[&str]) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let out = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(["xtask", "agent"])
+        .args(more)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "cargo xtask agent {more:?} failed");
+    PathBuf::from(text.split(' ').next().expect("it prints path and size"))
 }
 
 /// Asks again and again until there is an answer or the time is over.

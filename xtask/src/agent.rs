@@ -13,19 +13,7 @@ const SIZE_MAX_BYTES: u64 = 5 * 1024 * 1024;
 /// Builds it and gives its path. An explicit `--target` keeps `crt-static` from build scripts and proc macros;
 /// `RUSTFLAGS` in the environment would rebuild everything else too.
 pub fn build() -> Result<PathBuf> {
-    let flags = format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]");
-    exec::run(
-        exec::cargo()
-            .args([
-                "build",
-                "--package",
-                "trueup-agent",
-                "--bin",
-                "trueup-agent",
-            ])
-            .args(["--profile", "agent", "--target", TARGET, "--config", &flags]),
-    )?;
-    let path = exec::target().join(TARGET).join("agent/trueup-agent");
+    let path = cargo("trueup-agent", &[])?;
     let size = path
         .metadata()
         .with_context(|| format!("look at {}", path.display()))?
@@ -38,8 +26,24 @@ pub fn build() -> Result<PathBuf> {
     Ok(path)
 }
 
-pub fn run(_args: &[String]) -> Result<ExitCode> {
-    let path = build()?;
+fn cargo(bin: &str, more: &[&str]) -> Result<PathBuf> {
+    let flags = format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]");
+    exec::run(
+        exec::cargo()
+            .args(["build", "--package", "trueup-agent", "--bin", bin])
+            .args(["--profile", "agent", "--target", TARGET, "--config", &flags])
+            .args(more),
+    )?;
+    Ok(exec::target().join(TARGET).join("agent").join(bin))
+}
+
+/// `--planted`: the one with bugs on purpose, for tests of the tests; it never ships.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let path = if args.iter().any(|a| a == "--planted") {
+        cargo("trueup-agent-planted", &["--features", "planted"])?
+    } else {
+        build()?
+    };
     println!("{} {} bytes", path.display(), path.metadata()?.len());
     Ok(ExitCode::SUCCESS)
 }
