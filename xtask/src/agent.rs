@@ -37,10 +37,14 @@ fn cargo(bin: &str, more: &[&str]) -> Result<PathBuf> {
     Ok(exec::target().join(TARGET).join("agent").join(bin))
 }
 
-/// `--planted`: the one with bugs on purpose, for tests of the tests; it never ships.
+/// The one with bugs on purpose, for tests of the tests; it never ships.
+pub fn build_planted() -> Result<PathBuf> {
+    cargo("trueup-agent-planted", &["--features", "planted"])
+}
+
 pub fn run(args: &[String]) -> Result<ExitCode> {
     let path = if args.iter().any(|a| a == "--planted") {
-        cargo("trueup-agent-planted", &["--features", "planted"])?
+        build_planted()?
     } else {
         build()?
     };

@@ -66,6 +66,30 @@ fn a_way_back_after_which_nobody_gets_in_is_called_partial() {
 }
 
 #[test]
+fn who_follows_an_attempt_and_hears_of_its_way_back_is_contact_enough() {
+    let Some((lab, c)) = ready() else { return };
+    let host = lab.host("h1");
+    let first = c.install(host);
+    let bad = c.closure(host, "fails-at-start", &[]);
+    // Contact would be waited for longer than this one connection may last.
+    let ask = Ask {
+        confirm_secs: 300,
+        ..Ask::default()
+    };
+    let told = host.sh(&c.offer_script(&bad, next_order(), &ask, "--follow"));
+    assert_eq!(told.code, 0, "{told:?}");
+    let last = told.stdout.lines().last().expect("reports");
+    let report: Report = serde_json::from_str(last).expect("a report");
+    let end = report.attempt.expect("an attempt");
+    assert_eq!(
+        (end.state, end.outcome),
+        (AttemptState::Ended, Some(Outcome::RolledBack))
+    );
+    runs(host, &first, &first, &first);
+    c.converges(host, "two");
+}
+
+#[test]
 fn where_the_policy_allows_a_reboot_is_the_last_resort() {
     let Some((lab, c)) = ready() else { return };
     let host = lab.host("h1");
