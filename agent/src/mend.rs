@@ -9,13 +9,16 @@ use crate::units::{self, Unit, Units};
 /// Starting or stopping one unit on the way back.
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 
-/// A unit that is meant to stay up.
+/// A unit that is meant to stay up, and that can be started again: none of a session, and none that somebody made for a
+/// while, which is gone for good once it ended.
 fn is_lasting(name: &str, unit: &Unit) -> bool {
+    const TRANSIENT: &str = "/run/systemd/transient/";
     let service = name.ends_with(".service") && (unit.kind != "oneshot" || unit.remains);
     let session = ["user@", "user-runtime-dir@", "session-"]
         .iter()
         .any(|p| name.starts_with(p));
     !session
+        && !unit.file.starts_with(TRANSIENT)
         && (service
             || [".socket", ".timer", ".path"]
                 .iter()
@@ -142,6 +145,18 @@ mod tests {
             ..Unit::default()
         };
         [("a.service".to_owned(), unit)].into()
+    }
+
+    #[test]
+    fn a_unit_that_somebody_made_for_a_while_is_not_missed() {
+        let mut before = look("i1", "one");
+        assert_eq!(
+            differences(&before, &Units::new()),
+            ["a.service ran and does not"]
+        );
+        before.get_mut("a.service").expect("there").file =
+            "/run/systemd/transient/a.service".to_owned();
+        assert!(differences(&before, &Units::new()).is_empty());
     }
 
     #[test]
