@@ -62,6 +62,6 @@
         };
       });
 
-      formatter = each (pkgs: pkgs.nixfmt-rfc-style);
+      formatter = each (pkgs: pkgs.nixfmt);
     };
 }

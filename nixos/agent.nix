@@ -26,6 +26,8 @@ let
   brought = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
 in
 {
+  imports = [ ./secrets.nix ];
+
   options.services.trueup.agent = {
     enable = mkEnableOption "deployment of this host by a trueup controller over SSH";
 

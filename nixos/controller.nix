@@ -22,6 +22,10 @@ let
   # Where the program itself looks by default; the service is tied to it by StateDirectory.
   stateDir = "/var/lib/trueup";
   unit = "trueup-controller";
+  # Not in /run/trueup itself: on a hub that is a host too, its secrets are there, and they are root's. A link leads from
+  # where the command line looks.
+  runtimeDir = "trueup-controller";
+  socket = "/run/${runtimeDir}/api.sock";
   user = "trueup";
   # systemd's place for a unit's credentials. `%d` would be the same, but trueup.yaml is not expanded by systemd.
   credential = name: "/run/credentials/${unit}.service/${name}";
@@ -57,6 +61,7 @@ let
         };
       };
       inherit stateDir;
+      listen.socket = socket;
       hub.store = cfg.hub.store;
       signing.keyFile = given "store.key";
       ssh = {
@@ -350,7 +355,11 @@ in
     environment.etc."trueup/trueup.yaml".source = file;
 
     # Nix takes roots from here; the daemon is asked by others than root for indirect ones only.
-    systemd.tmpfiles.rules = [ "d /nix/var/nix/gcroots/trueup 0755 ${user} ${user} -" ];
+    systemd.tmpfiles.rules = [
+      "d /nix/var/nix/gcroots/trueup 0755 ${user} ${user} -"
+      "d /run/trueup 0755 root root -"
+      "L+ /run/trueup/api.sock - - - - ${socket}"
+    ];
 
     systemd.services.${unit} = {
       description = "trueup: brings the trunk to the fleet";
@@ -384,7 +393,7 @@ in
         Group = user;
         StateDirectory = "trueup";
         StateDirectoryMode = "0700";
-        RuntimeDirectory = "trueup";
+        RuntimeDirectory = runtimeDir;
         # The socket is 0660; this decides who comes near it.
         RuntimeDirectoryMode = "0750";
         LoadCredential = lib.mapAttrsToList (name: source: "${name}:${source}") credentials;

@@ -11,7 +11,7 @@
   pkg-config,
   openssl,
   zlib,
-  nixfmt-rfc-style,
+  nixfmt,
 }:
 mkShell {
   packages = [
@@ -25,6 +25,6 @@ mkShell {
     pkg-config
     openssl
     zlib
-    nixfmt-rfc-style
+    nixfmt
   ];
 }

@@ -29,12 +29,13 @@ rustPlatform.buildRustPackage {
   cargoBuildFlags = [ "--package=trueup" ];
   cargoTestFlags = [ "--package=trueup" "--lib" ];
 
-  # There is no man page yet: `trueup help VERB` has what it would say.
   postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     installShellCompletion --cmd trueup \
       --bash <($out/bin/trueup completions bash) \
       --fish <($out/bin/trueup completions fish) \
       --zsh <($out/bin/trueup completions zsh)
+    $out/bin/trueup man man1
+    installManPage man1/*.1
   '';
 
   meta = {

@@ -90,6 +90,13 @@ in
     };
     refused = [ ];
   };
+  agentWithSecrets = {
+    module = agent {
+      secrets.api-token = { };
+      secrets.ana.neededForUsers = true;
+    };
+    refused = [ ];
+  };
   agentWithMuchWrong = {
     module = {
       services.trueup.agent = {

@@ -152,11 +152,13 @@ let
     hasExample = o ? example;
     description = textOf (o.description or "");
     readOnly = o.readOnly or false;
-  }) (lib.filter (o: !(o.internal or false)) (lib.optionAttrSetToDocList options.services.trueup));
+  }) (lib.filter (o: !(o.internal or false)) (
+    lib.optionAttrSetToDocList options.services.trueup ++ lib.optionAttrSetToDocList options.trueup
+  ));
 
   ours = m: lib.hasInfix "services.trueup" m || lib.hasInfix "trueup" m;
   service = s: {
-    inherit (s) wantedBy after;
+    inherit (s) wantedBy after before;
     wants = s.wants;
     restartIfChanged = s.restartIfChanged;
     serviceConfig = lib.mapAttrs (_: v: if lib.isList v then map toString v else v) s.serviceConfig;
@@ -182,6 +184,9 @@ in
     inherit (u) group isSystemUser;
     keys = u.openssh.authorizedKeys.keys;
   }) (lib.filterAttrs (n: _: lib.hasPrefix "trueup" n || n == "root") config.users.users);
+  secrets = config.trueup.secrets;
+  # Which snippets are before users are made.
+  beforeUsers = config.system.activationScripts.users.deps;
   groups = lib.mapAttrs (_: g: g.members) (lib.filterAttrs (n: _: lib.hasPrefix "trueup" n) config.users.groups);
   sudo = map (r: { inherit (r) users commands; }) (
     lib.filter (r: lib.any (lib.hasPrefix "trueup") r.users) config.security.sudo.extraRules

@@ -102,7 +102,10 @@ fn every_option_has_a_type_a_description_an_example_and_a_default() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for option in options {
         let name = option["name"].as_str().unwrap();
-        let part = name.split('.').nth(2).unwrap_or_default();
+        let part = match name.strip_prefix("services.trueup.") {
+            Some(rest) => rest.split('.').next().unwrap_or_default(),
+            None => "trueup",
+        };
         *seen.entry(part).or_default() += 1;
         for (key, what) in [("type", "type"), ("description", "description")] {
             let text = option[key].as_str().unwrap_or_default();
@@ -122,7 +125,7 @@ fn every_option_has_a_type_a_description_an_example_and_a_default() {
     let parts: Vec<&str> = seen.keys().copied().collect();
     assert_eq!(
         parts,
-        ["agent", "builder", "cache", "controller"],
+        ["agent", "builder", "cache", "controller", "trueup"],
         "{seen:?}"
     );
 }
@@ -165,7 +168,7 @@ fn the_settings_of_the_module_are_ones_that_trueup_takes() {
         plain.state_dir,
         Path::new(trueup::settings::DEFAULT_STATE_DIR)
     );
-    assert_eq!(plain.socket, Path::new(trueup::settings::DEFAULT_SOCKET));
+    assert_eq!(plain.socket, Path::new("/run/trueup-controller/api.sock"));
     let full = read("controllerWithKeys");
     let credential = |n: &str| PathBuf::from("/run/credentials/trueup-controller.service").join(n);
     assert_eq!(full.signing_key_file, Some(credential("store.key")));
@@ -232,6 +235,12 @@ fn the_controller_runs_as_little_as_it_can_and_gets_its_keys_from_systemd() {
         rule.contains("d /nix/var/nix/gcroots/trueup 0755 trueup trueup"),
         "{rule}"
     );
+    // The command line finds the socket where it looks by itself.
+    let link = format!(
+        "L+ {} - - - - /run/trueup-controller/api.sock",
+        trueup::settings::DEFAULT_SOCKET
+    );
+    assert!(rule.contains(&link), "{rule}");
     assert_eq!(texts(&found["groups"]["trueup"]), ["ana"]);
 }
 
@@ -323,4 +332,38 @@ fn a_cache_serves_by_the_module_that_nixos_has() {
         .filter_map(Value::as_u64)
         .collect();
     assert!(open.contains(&5000), "{open:?}");
+}
+
+#[test]
+fn secrets_have_paths_and_come_back_at_boot_but_not_in_an_activation() {
+    let Some(found) = evaluate(
+        "let s = of cases.agentWithSecrets.module; in { inherit (s) secrets services beforeUsers tmpfiles; }",
+    ) else {
+        return;
+    };
+    assert_eq!(
+        found["secrets"]["api-token"]["path"],
+        "/run/trueup/secrets/api-token"
+    );
+    assert_eq!(
+        found["secrets"]["ana"]["path"],
+        "/run/trueup/secrets-for-users/ana"
+    );
+    assert!(texts(&found["beforeUsers"]).contains(&"trueupSecretsForUsers"));
+    let unit = &found["services"]["trueup-secrets"];
+    let start = unit["serviceConfig"]["ExecStart"].as_str().unwrap();
+    assert!(
+        start.ends_with("/bin/trueup-agent secrets restore"),
+        "{start}"
+    );
+    // The marker stops a later start, and the unit is before what makes the marker.
+    assert!(texts(&unit["unitConfig"]["ConditionPathExists"]).contains(&"!/run/trueup/booted"));
+    assert!(texts(&unit["before"]).contains(&"systemd-tmpfiles-setup.service"));
+    assert!(
+        texts(&found["tmpfiles"])
+            .iter()
+            .any(|r| r.starts_with("f /run/trueup/booted "))
+    );
+    assert_eq!(unit["restartIfChanged"], false);
+    assert!(found["services"].get("trueup-secrets-for-users").is_none());
 }

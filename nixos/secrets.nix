@@ -1,0 +1,138 @@
+# `services.trueup.agent.secrets`: names of the fleet's secrets that this host's configuration uses, as paths, and what
+# brings them back at boot from the ciphertext that the agent keeps. What a secret holds, and who gets it, is the kind
+# `Secret`'s to say, in the fleet's repository.
+{
+  config,
+  lib,
+  ...
+}:
+let
+  inherit (lib)
+    mkIf
+    mkOption
+    literalExpression
+    types
+    ;
+  cfg = config.services.trueup.agent;
+  brought = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
+  kept = "/nix/var/trueup/secrets.json";
+  # There from the first tmpfiles run of a boot on: whoever starts units later (an activation) must not bring back what
+  # was committed before it.
+  marker = "/run/trueup/booted";
+  makers = [
+    "systemd-sysusers.service"
+    "userborn.service"
+  ];
+  byUnits = (config.systemd.sysusers.enable or false) || (config.services.userborn.enable or false);
+  forUsers = lib.any (s: s.neededForUsers) (lib.attrValues cfg.secrets);
+
+  secret =
+    { name, config, ... }:
+    {
+      options = {
+        neededForUsers = mkOption {
+          type = types.bool;
+          default = false;
+          example = true;
+          description = ''
+            Whether users need it when they are made, as `hashedPasswordFile` does. Its `Secret` says so too, and the Host
+            `spec.secrets.module: true`.
+          '';
+        };
+        path = mkOption {
+          type = types.str;
+          default =
+            if config.neededForUsers then "/run/trueup/secrets-for-users/${name}" else "/run/trueup/secrets/${name}";
+          defaultText = literalExpression ''"/run/trueup/secrets/‹name›", or below secrets-for-users'';
+          example = "/var/lib/app/token";
+          description = "Where it is; another path than the default is the `path` of its `Secret`.";
+        };
+      };
+    };
+
+  unit = verbs: {
+    documentation = [ "https://github.com/trueup/trueup" ];
+    unitConfig = {
+      DefaultDependencies = false;
+      ConditionFileIsExecutable = brought;
+      ConditionPathExists = [
+        kept
+        "!${marker}"
+      ];
+      RequiresMountsFor = "/nix/var/trueup /etc/ssh";
+    };
+    restartIfChanged = false;
+    stopIfChanged = false;
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+      ExecStart = "${brought} secrets restore${verbs}";
+      TimeoutStartSec = "2min";
+    };
+  };
+in
+{
+  options.services.trueup.agent.secrets = mkOption {
+    type = types.attrsOf (types.submodule secret);
+    default = { };
+    example = literalExpression ''{ api-token = { }; }'';
+    description = ''
+      Secrets of the fleet that this configuration uses, by the names of their `Secret`s. Their paths are
+      `config.trueup.secrets.<name>.path`.
+    '';
+  };
+
+  options.trueup.secrets = mkOption {
+    type = types.attrsOf (types.attrsOf types.str);
+    readOnly = true;
+    default = lib.mapAttrs (_: s: { inherit (s) path; }) cfg.secrets;
+    defaultText = literalExpression "the paths of services.trueup.agent.secrets";
+    example = literalExpression "config.trueup.secrets.api-token.path";
+    description = "Where the secrets of `services.trueup.agent.secrets` are on this host.";
+  };
+
+  config = mkIf (cfg.enable && cfg.secrets != { }) {
+    systemd.tmpfiles.rules = [
+      "d /run/trueup 0755 root root -"
+      "f ${marker} 0644 root root -"
+    ];
+
+    systemd.services.trueup-secrets = lib.mkMerge [
+      (unit "")
+      {
+        description = "trueup: brings the secrets back that were committed before the boot";
+        wantedBy = [ "sysinit.target" ];
+        before = [
+          "sysinit.target"
+          "systemd-tmpfiles-setup.service"
+        ];
+        after = [ "local-fs.target" ] ++ makers;
+      }
+    ];
+
+    # Users are made by units, or by a snippet before any unit.
+    systemd.services.trueup-secrets-for-users = mkIf (forUsers && byUnits) (
+      lib.mkMerge [
+        (unit " --for-users")
+        {
+          description = "trueup: brings back the secrets that users need";
+          wantedBy = [ "sysinit.target" ];
+          before = makers ++ [ "systemd-tmpfiles-setup.service" ];
+          after = [ "local-fs.target" ];
+        }
+      ]
+    );
+    system.activationScripts = mkIf (forUsers && !byUnits) {
+      trueupSecretsForUsers = {
+        deps = [ "specialfs" ];
+        # At boot only: in an activation the link is there, and what it leads to is newer than what was kept.
+        text = ''
+          if [ -x ${brought} ] && [ -e ${kept} ] && [ ! -e /run/trueup/secrets ]; then
+            ${brought} secrets restore --for-users || echo "trueup: the secrets for users are not there" >&2
+          fi
+        '';
+      };
+      users.deps = [ "trueupSecretsForUsers" ];
+    };
+  };
+}
