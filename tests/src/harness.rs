@@ -17,6 +17,7 @@ const SSH_WALL_SECS: &str = "60";
 const BOOT_MAX: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(100);
+const POLL_SLOWLY: Duration = Duration::from_millis(300);
 
 static TURN: Mutex<Option<String>> = Mutex::new(None);
 
@@ -302,7 +303,16 @@ fn built(variable: &str, more: &[&str]) -> PathBuf {
 }
 
 /// Asks again and again until there is an answer or the time is over.
-pub fn wait<T>(max: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait<T>(max: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+    wait_every(POLL, max, ask)
+}
+
+/// The same for questions that cost more: a program's start each.
+pub fn wait_slowly<T>(max: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+    wait_every(POLL_SLOWLY, max, ask)
+}
+
+fn wait_every<T>(pause: Duration, max: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask() {
@@ -311,7 +321,7 @@ pub fn wait<T>(max: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         if began.elapsed() > max {
             return None;
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause);
     }
 }
 

@@ -89,11 +89,11 @@ pub fn mentioning(text: &str) -> Vec<String> {
 /// Ends what worlds whose owner is gone left behind: controller, shared ssh connections, folder. Other worlds, and
 /// folders that name no owner, are not touched.
 pub fn reap() {
-    for entry in fs::read_dir(std::env::temp_dir())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    reap_in(&std::env::temp_dir());
+}
+
+fn reap_in(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let dir = entry.path();
         if !entry.file_name().to_string_lossy().starts_with(WORLD) {
             continue;
@@ -143,4 +143,54 @@ fn run(program: &str, args: &[&str]) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn world(folder: &Path, name: &str, owner: Option<Stamp>) -> PathBuf {
+        let dir = folder.join(format!("{WORLD}{name}"));
+        fs::create_dir(&dir).unwrap();
+        if let Some(owner) = owner {
+            owner.write(&dir.join(OWNER)).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_ended_and_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let me = Stamp::of(std::process::id()).unwrap();
+        // The same id, given anew: its owner is gone.
+        let gone = Stamp {
+            started: me.started - 1,
+            ..me
+        };
+        let (mut left, mut other) = (harness::sleeper(), harness::sleeper());
+        let stamp = Stamp::of(left.id()).unwrap();
+        let of_another = Stamp {
+            started: stamp.started - 1,
+            pid: other.id(),
+        };
+
+        let killed = world(folder.path(), "killed", Some(gone));
+        stamp.write(&killed.join(CONTROLLER)).unwrap();
+        let reused = world(folder.path(), "reused", Some(gone));
+        of_another.write(&reused.join(CONTROLLER)).unwrap();
+        let lives = world(folder.path(), "lives", Some(me));
+        let nameless = world(folder.path(), "nameless", None);
+        reap_in(folder.path());
+
+        assert!(!stamp.runs() && !killed.exists() && !reused.exists());
+        assert!(lives.exists() && nameless.exists());
+        assert!(
+            other.try_wait().unwrap().is_none(),
+            "it was another process"
+        );
+        left.wait().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
 }

@@ -49,6 +49,8 @@ pub struct Stage<'a> {
 
 pub struct World {
     lab: Lab,
+    /// Of the lab, as it stays.
+    env: Vec<(String, String)>,
     closures: Closures,
     trueup: PathBuf,
     hosts: Vec<String>,
@@ -89,6 +91,7 @@ impl World {
         );
         fs::write(dir.join("trueup.yaml"), settings)?;
         Ok(Self {
+            env: lab.env(),
             lab,
             trueup: stage.trueup.to_owned(),
             hosts: stage.hosts.iter().map(|name| String::from(*name)).collect(),
@@ -258,7 +261,7 @@ impl World {
     /// Waits until something holds of the status of each of these.
     pub fn until(&self, names: &[&str], what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
         let mut last = BTreeMap::new();
-        let done = harness::wait(self.patience, || {
+        let done = harness::wait_slowly(self.patience, || {
             last = self.statuses().unwrap_or_default();
             names
                 .iter()
@@ -391,8 +394,7 @@ impl World {
     /// Where programs are found by the controller.
     pub fn path(&self) -> String {
         let own = std::env::var("PATH").unwrap_or_default();
-        let env = self.lab.env();
-        let nix = env.iter().find(|(name, _)| name == "TRUEUP_LAB_NIX");
+        let nix = self.env.iter().find(|(name, _)| name == "TRUEUP_LAB_NIX");
         nix.map_or(own.clone(), |(_, nix)| format!("{nix}:{own}"))
     }
 
@@ -430,7 +432,9 @@ impl World {
     )]
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.envs(self.lab.env()).env("PATH", self.path());
+        command
+            .envs(self.env.iter().cloned())
+            .env("PATH", self.path());
         command
     }
 }

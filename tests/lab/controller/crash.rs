@@ -131,6 +131,12 @@ impl Ledger {
     }
 }
 
+/// Three hosts converge while it dies, none after the others.
+fn all_at_once(world: &World) {
+    let three = |text: String| text.replace("maxConcurrent: 2", "maxConcurrent: 3");
+    world.edit("fleet/fleet.yaml", three).unwrap();
+}
+
 fn change(world: &mut World, what: &str) {
     let message = [("message", what)];
     let changes = [
@@ -154,6 +160,7 @@ fn killed_at_each_named_point_it_activates_each_goal_once() {
     let Some(mut world) = three(programs::trueup_with_crash_points(), DEFAULTS) else {
         return;
     };
+    all_at_once(&world);
     let mut ledger = Ledger::default();
     // A host is adopted once in its life: that point first.
     let mut points = CRASH_POINTS.to_vec();
@@ -187,6 +194,7 @@ fn killed_at_random_it_activates_each_goal_once() {
     let seed = given.map_or_else(clock, |text| text.parse().unwrap());
     println!("TRUEUP_KILL_SEED={seed}");
     let mut random = seed.max(1);
+    all_at_once(&world);
     let mut ledger = Ledger::default();
     for round in 0..RANDOM_KILLS / KILLS_PER_COMMIT {
         nudge_and_kill(&mut world, &mut ledger);

@@ -102,7 +102,7 @@ impl Inner {
             Err(e) => e.fault == TransportFault::Unreachable,
         };
         if silent {
-            tracing::info!(
+            tracing::debug!(
                 host = %target.host, address = %older.address, port = older.port,
                 "does not answer where its manifest says; it did here"
             );
