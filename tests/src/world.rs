@@ -75,6 +75,7 @@ impl World {
         closures.install_all(&hosts, "base");
         fs::write(repo.join("hosts.nix"), wanted)?;
         add_defaults(&repo, stage.defaults)?;
+        only(&repo, stage.hosts)?;
         let dir = closures.folder();
         let key = &hosts.first().context("a world has hosts")?.key;
         let settings = format!(
@@ -451,6 +452,21 @@ pub fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
     let all = status["conditions"].as_array()?;
     all.iter()
         .find(|c| c["type"] == kind && c["status"] == "True")
+}
+
+/// Hosts of the fleet that are not in the lab have no manifest.
+fn only(repo: &Path, hosts: &[&str]) -> Result<()> {
+    let path = repo.join("fleet/hosts.yaml");
+    let text = fs::read_to_string(&path)?;
+    let ours = |block: &&str| {
+        hosts
+            .iter()
+            .any(|name| block.contains(&format!("  name: {name}\n")))
+    };
+    let blocks: Vec<&str> = text.split("---\n").filter(ours).collect();
+    ensure!(blocks.len() == hosts.len(), "{}: {text}", path.display());
+    fs::write(&path, blocks.join("---\n"))?;
+    Ok(())
 }
 
 fn add_defaults(repo: &Path, lines: &str) -> Result<()> {

@@ -77,7 +77,6 @@ fn what_a_login_lacks_is_told_and_once_it_is_there_the_host_converges() {
          install -o deploy -m 600 /root/.ssh/authorized_keys /home/deploy/.ssh/authorized_keys",
     );
     assert_eq!(made.code, 0, "{made:?}");
-    // The other hosts of this fleet are not here, and not the matter.
     world
         .edit_host(HOST, "    user: root\n", "    user: deploy\n")
         .unwrap();
