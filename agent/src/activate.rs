@@ -11,14 +11,15 @@ use trueup_schema::ComponentName;
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::{ConfirmBy, Order, Stage, SystemGoal};
 
+use crate::changes::Changes;
 use crate::component::{self, Applied, Committed, Component, Context, Parts, Refusal};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
 use crate::plant::{self, Bug};
 use crate::{AgentError, contact, deadman, exec, memory, resume, units};
 
-/// How often the confirmation is looked for.
-const LOOK: Duration = Duration::from_millis(20);
+/// Who waits for the confirmation looks at the deadlines at least so often.
+const LOOK: Duration = Duration::from_millis(500);
 /// After an error that remains, before the unit starts this anew.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// After the way back somebody must get in within the confirmation's time, but never longer than this.
@@ -238,13 +239,10 @@ impl Run<'_> {
         if plant::is(Bug::ProfileBeforeConfirm) {
             self.commit_parts()?;
         }
-        let since = journal::now();
-        let deadline = in_secs(self.ctx.intent.confirm.timeout_secs);
-        deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
         self.append(Event::Awaiting {
             nonce: crate::nonce(),
-            since,
-            deadline,
+            since: journal::now(),
+            deadline: in_secs(self.ctx.intent.confirm.timeout_secs),
         })
     }
 
@@ -254,11 +252,14 @@ impl Run<'_> {
         else {
             return Ok(());
         };
+        // The controller logs in meanwhile. Until this is done the dead-man stands for the activation's limit.
+        deadman::arm_once(&self.ctx.layout, self.ctx.order(), deadline.at)?;
         let settle = system_goal(self.ctx).map_or(10, |g| g.settle_secs);
         let settled = since
             .at
             .saturating_add(settle.saturating_mul(1_000_000_000));
         let file = self.ctx.dir().join("confirm");
+        let changes = Changes::of(&self.ctx.dir());
         loop {
             let now = journal::boottime();
             if !self.state().good && now >= settled.min(deadline.at) {
@@ -282,7 +283,12 @@ impl Run<'_> {
                 let message = format!("nobody confirmed over a new connection within {secs} s");
                 return self.append(Event::RollingBack(Fault::new(Stage::Confirm, message)));
             }
-            thread::sleep(LOOK);
+            let next = if self.state().good {
+                deadline.at
+            } else {
+                settled.min(deadline.at)
+            };
+            changes.wait(LOOK.min(Duration::from_nanos(next.saturating_sub(now))));
         }
     }
 

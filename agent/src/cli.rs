@@ -11,7 +11,7 @@ use crate::{
     AgentError, activate, confirm, contact, deadman, journal, offer, parse_order, report, resume,
 };
 
-const USAGE: &str = "trueup-agent version [-o json] | report | offer [--follow] | watch | confirm --order T-S --nonce N \
+const USAGE: &str = "trueup-agent version [-o json] | report | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
 | resume | hold --for 2h --reason TEXT | release";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
@@ -86,6 +86,7 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
                 _ => Ok(()),
             }
         }
+        "want" => offer::say(out, &offer::want(rest)?),
         "watch" => {
             let last = journal::orders(&layout).pop();
             let order = last.ok_or_else(|| AgentError::NoAttempt("at all".to_owned()))?;

@@ -1,17 +1,17 @@
 //! The verb `confirm`: is this connection really new? It only leaves a note; the activation's process commits.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use trueup_core::agent::Phase;
 use trueup_schema::wire::{Order, Report};
 
 use crate::activate::Confirmation;
+use crate::changes::Changes;
 use crate::files::{self, Layout};
 use crate::{AgentError, journal, report, session};
 
-/// How often the end is looked for.
-const LOOK: Duration = Duration::from_millis(10);
+/// Who waits for the end is woken by the journal, and looks by itself so often.
+const LOOK: Duration = Duration::from_millis(200);
 /// The commit ends within this, or the caller asks again: settle time, profile, boot entry.
 const WAIT: Duration = Duration::from_secs(600);
 
@@ -58,13 +58,14 @@ pub fn confirm(layout: &Layout, order: Order, nonce: &str) -> Result<Report, Age
         ));
     }
     let begun = Instant::now();
+    let changes = Changes::of(&layout.root.join("journal"));
     while begun.elapsed() < WAIT {
         let phase = journal::read(layout, order)?.map(|r| r.state.phase);
         // On the way back it is for the host alone; whoever asked must be free to come again.
         if matches!(phase, Some(Phase::Ended | Phase::RollingBack)) {
             break;
         }
-        thread::sleep(LOOK);
+        changes.wait(LOOK);
     }
     report::take(layout)
 }

@@ -38,6 +38,16 @@ pub fn activation_unit(order: Order) -> String {
     format!("trueup-activate-{order}.service")
 }
 
+/// The same, unless it was done for this deadline: who goes on after a crash must not have to know.
+pub fn arm_once(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
+    let note = layout.attempt(order).join("armed-for");
+    if files::read_json(&note)? != Some(deadline) {
+        arm(layout, order, deadline)?;
+        files::write_json(&note, &deadline)?;
+    }
+    Ok(())
+}
+
 /// Arms both lines for `deadline` (ns of boot time), reads them back, and then takes older ones away.
 pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
     let claim = layout.claim("armed", order);
@@ -79,7 +89,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
     ];
 
     let unit = format!("--unit={first}");
-    let mut args = vec!["--quiet", "--no-ask-password", "--collect", &unit];
+    let mut one = vec!["--quiet", "--no-ask-password", "--collect", &unit];
     for p in [
         "Type=exec",
         "Restart=on-failure",
@@ -93,19 +103,18 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         &streams[0],
         &streams[1],
     ] {
-        args.extend(["-p", p]);
+        one.extend(["-p", p]);
     }
-    args.push("--");
-    args.push(&agent);
-    args.extend(verb);
-    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+    one.push("--");
+    one.push(&agent);
+    one.extend(verb);
 
     let on_startup = format!(
         "OnStartupSec={}us",
-        on_startup_us(fire.saturating_add(nanos(SECOND)))?
+        on_startup_us(layout, fire.saturating_add(nanos(SECOND)))?
     );
     let unit = format!("--unit={second}");
-    let mut args = vec!["--quiet", "--no-ask-password", "--collect", &unit];
+    let mut two = vec!["--quiet", "--no-ask-password", "--collect", &unit];
     for p in [
         &on_startup,
         "AccuracySec=100ms",
@@ -113,7 +122,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         "DefaultDependencies=no",
         "IgnoreOnIsolate=yes",
     ] {
-        args.extend(["--timer-property", p]);
+        two.extend(["--timer-property", p]);
     }
     for p in [
         "Type=oneshot",
@@ -123,36 +132,52 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         &streams[0],
         &streams[1],
     ] {
-        args.extend(["-p", p]);
+        two.extend(["-p", p]);
     }
-    args.push("--");
-    args.push(&agent);
-    args.extend(verb);
-    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+    two.push("--");
+    two.push(&agent);
+    two.extend(verb);
+    both(&one, &two)?;
 
     let (first, second) = (format!("{first}.service"), format!("{second}.timer"));
-    units::systemctl(
-        &["is-active", "--quiet"],
-        &[&first, &second],
-        units::SYSTEMCTL_LIMIT,
-    )?;
+    read_back(layout, order, [&first, &second])?;
     stop(&older);
-    note_oom_score(layout, order, &first);
     files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
     Ok(())
 }
 
-/// `OOMScoreAdjust=` is dropped without a word where `CAP_SYS_RESOURCE` is missing: read back, told, no failure.
-fn note_oom_score(layout: &Layout, order: Order, unit: &str) {
-    let args = ["show", "--property=MainPID", "--value", "--", unit];
-    let pid = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT).unwrap_or_default();
-    let score = files::text(format!("/proc/{}/oom_score_adj", pid.trim()));
+/// Starts both lines at the same time: neither depends on the other.
+fn both(one: &[&str], two: &[&str]) -> Result<(), ExecError> {
+    let start = |args: &[&str]| exec::tool_ok("systemd-run", args, units::SYSTEMCTL_LIMIT);
+    thread::scope(|scope| {
+        let beside = scope.spawn(|| start(two));
+        let first = start(one);
+        let second = beside.join().unwrap_or_else(|_| start(two));
+        first.and(second).map(|_| ())
+    })
+}
+
+/// Do both stand? `OOMScoreAdjust=` is dropped without a word where `CAP_SYS_RESOURCE` is missing: told, no failure.
+fn read_back(layout: &Layout, order: Order, names: [&str; 2]) -> Result<(), AgentError> {
+    let args = ["show", "--property=ActiveState,MainPID", "--"];
+    let args = [args.as_slice(), names.as_slice()].concat();
+    let text = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT)?;
+    let lines: Vec<(&str, &str)> = text.lines().filter_map(|l| l.split_once('=')).collect();
+    // A service that does not fork and a timer: both are `active` at once, or something is wrong.
+    let up = lines.iter().filter(|l| **l == ("ActiveState", "active"));
+    if up.count() != names.len() {
+        return Err(AgentError::NotArmed(text.replace('\n', " ")));
+    }
+    let pid = lines.iter().find(|(key, _)| *key == "MainPID");
+    let pid = pid.map_or("0", |(_, pid)| pid);
+    let score = files::text(format!("/proc/{pid}/oom_score_adj"));
     if score != OOM_SCORE {
         let text = format!(
             "the dead-man is not protected from the OOM killer: its oom_score_adj is {score}, {OOM_SCORE} was asked for"
         );
         let _told = files::write_json(&layout.attempt(order).join("warnings"), &[text]);
     }
+    Ok(())
 }
 
 /// What was found while arming.
@@ -168,17 +193,27 @@ fn nanos(d: Duration) -> u64 {
 
 /// systemd counts OnStartupSec from the start of userspace, in monotonic time: an absolute deadline that no
 /// daemon-reload moves.
-fn on_startup_us(deadline: u64) -> Result<u64, ExecError> {
-    let text = exec::tool_ok(
-        "systemctl",
-        &["show", "--property=UserspaceTimestampMonotonic", "--value"],
-        units::SYSTEMCTL_LIMIT,
-    )?;
-    let userspace: u64 = text.trim().parse().unwrap_or(0);
+fn on_startup_us(layout: &Layout, deadline: u64) -> Result<u64, AgentError> {
+    let userspace = userspace(layout)?;
     let t = clock_gettime(ClockId::Monotonic);
     let mono = t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_nsec.unsigned_abs() / 1_000;
     let left = deadline.saturating_sub(journal::boottime()) / 1_000;
     Ok(mono.saturating_sub(userspace).saturating_add(left))
+}
+
+/// When userspace started, in monotonic microseconds: the same for a whole boot, so systemd is asked once in it.
+fn userspace(layout: &Layout) -> Result<u64, AgentError> {
+    let (note, boot) = (layout.file("userspace"), journal::boot_id());
+    // A note that can't be read is asked for anew.
+    let kept: Option<(String, u64)> = files::read_json(&note).ok().flatten();
+    if let Some((_, at)) = kept.filter(|(of, _)| *of == boot) {
+        return Ok(at);
+    }
+    let args = ["show", "--property=UserspaceTimestampMonotonic", "--value"];
+    let text = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT)?;
+    let at: u64 = text.trim().parse().unwrap_or(0);
+    files::write_json(&note, &(boot, at))?;
+    Ok(at)
 }
 
 fn names(layout: &Layout, order: Order) -> Vec<String> {

@@ -5,13 +5,16 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, pidfd_open};
+
 /// More output than this is not kept.
 pub const MAX_OUTPUT: usize = 8 << 20;
-/// How often a child is looked at.
+/// How often a child is looked at on kernels that can't wake us at its end (before 5.3).
 const POLL: Duration = Duration::from_millis(4);
 /// Where tools are looked for: NixOS, any Nix, other distributions.
 const TOOL_DIRS: [&str; 6] = [
@@ -93,6 +96,30 @@ fn command(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
     c
 }
 
+/// Waits for the end of a child, woken by the kernel; `None`: it still runs after `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed());
+    let end = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = limit.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        match &end {
+            Some(end) => {
+                let timeout = Timespec::try_from(left).ok();
+                // Interrupted or timed out: the loop looks again.
+                let _woken = poll(&mut [PollFd::new(end, PollFlags::IN)], timeout.as_ref());
+            }
+            None => thread::sleep(POLL.min(left)),
+        }
+    }
+}
+
 fn kill_group(child: &mut Child) {
     if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
         let _gone = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
@@ -131,19 +158,12 @@ pub fn run(program: &Path, args: &[&str], limit: Duration) -> Result<Output, Exe
         })?;
     let out = collect(child.stdout.take());
     let err = collect(child.stderr.take());
-    let start = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if start.elapsed() < limit => thread::sleep(POLL),
-            _ => {
-                kill_group(&mut child);
-                return Err(ExecError::Limit {
-                    program: program.to_owned(),
-                    limit,
-                });
-            }
-        }
+    let Ok(Some(status)) = wait(&mut child, limit) else {
+        kill_group(&mut child);
+        return Err(ExecError::Limit {
+            program: program.to_owned(),
+            limit,
+        });
     };
     Ok(Output {
         code: status.code().unwrap_or(-1),
@@ -194,17 +214,11 @@ pub fn run_logged(
     limit: Duration,
 ) -> Result<Option<i32>, ExecError> {
     let mut child = start(program, args, env, log)?;
-    let begun = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(Some(status.code().unwrap_or(-1))),
-            Ok(None) if begun.elapsed() < limit => thread::sleep(POLL),
-            _ => {
-                kill_group(&mut child);
-                return Ok(None);
-            }
-        }
+    if let Ok(Some(status)) = wait(&mut child, limit) {
+        return Ok(Some(status.code().unwrap_or(-1)));
     }
+    kill_group(&mut child);
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use trueup_schema::wire::Order;
 
 pub mod activate;
 pub mod boot;
+pub mod changes;
 pub mod cli;
 pub mod component;
 pub mod confirm;
@@ -68,6 +69,9 @@ pub enum AgentError {
         /// Why.
         message: String,
     },
+    /// The dead-man does not stand, so nothing may be touched.
+    #[error("the dead-man was started and does not stand: {0}")]
+    NotArmed(String),
     /// Running a program.
     #[error(transparent)]
     Exec(#[from] exec::ExecError),

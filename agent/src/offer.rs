@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, Write};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use trueup_schema::status::Outcome;
 use trueup_schema::wire::{ConfirmBy, FORMAT, Intent, MAX_DOCUMENT, OfferReply, Order, Signed};
 use trueup_schema::{StorePath, Timestamp};
 
+use crate::changes::Changes;
 use crate::component::{self, Parts};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
@@ -20,8 +20,8 @@ use crate::{AgentError, activate, contact, deadman, exec, memory, report, resume
 
 /// `nix-store --check-validity` of a few paths.
 const VALIDITY_LIMIT: Duration = Duration::from_secs(60);
-/// How often a follower looks at the journal.
-const LOOK: Duration = Duration::from_millis(20);
+/// A follower is woken by the journal, and looks by itself so often.
+const LOOK: Duration = Duration::from_millis(200);
 /// A follower goes away after so long.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -56,6 +56,24 @@ pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
     serde_json::from_str(&line).map_err(|e| AgentError::Request(e.to_string()))
 }
 
+/// The verb `want`: which of these paths are missing? Asked while the hub still builds them. Their links are made, as
+/// for an offer that needs them: before the copy, so that no garbage collection comes between.
+pub fn want(words: &[String]) -> Result<Vec<StorePath>, AgentError> {
+    let paths: Result<Vec<StorePath>, _> = words.iter().map(|w| w.parse()).collect();
+    let paths = paths.map_err(|_| AgentError::Usage("want STORE-PATH…".to_owned()))?;
+    let missing = missing(&paths)?;
+    root(&missing)?;
+    Ok(missing)
+}
+
+fn root(missing: &[StorePath]) -> Result<(), AgentError> {
+    for path in missing {
+        let at = Path::new(files::ROOTS).join(format!("wanted-{}", path.hash()));
+        files::link(Path::new(path.as_str()), &at)?;
+    }
+    Ok(())
+}
+
 /// The verb `offer`, up to its answer.
 pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentError> {
     let intent = match trust::verify(layout, &envelope.signed, envelope.pin.as_deref()) {
@@ -85,14 +103,8 @@ pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentEr
     let needs: Vec<StorePath> = parts.iter().flat_map(|(_, p)| p.needs()).collect();
     let missing = missing(&needs)?;
     if !missing.is_empty() {
-        for path in &missing {
-            // Before the copy: a garbage collection between copy and second offer would take it.
-            let name = format!("wanted-{}", path.hash());
-            files::link(
-                Path::new(path.as_str()),
-                &Path::new(files::ROOTS).join(name),
-            )?;
-        }
+        // Before the copy: a garbage collection between copy and second offer would take it.
+        root(&missing)?;
         return Ok(OfferReply::Need { paths: missing });
     }
     begin(layout, &intent, &needs)?;
@@ -313,6 +325,7 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
 pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), AgentError> {
     let begun = Instant::now();
     let mut told = None;
+    let changes = Changes::of(&layout.root.join("journal"));
     while begun.elapsed() < FOLLOW_LIMIT {
         let read = journal::read(layout, order)?;
         let Some(state) = read.map(|r| r.state) else {
@@ -330,7 +343,7 @@ pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), 
         if state.phase == Phase::Ended {
             return Ok(());
         }
-        thread::sleep(LOOK);
+        changes.wait(LOOK);
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
         Some(order) => files::read_json(&layout.attempt(*order).join("intent.json"))?,
         None => None,
     };
-    let units = units::snapshot().unwrap_or_default();
+    let units = units::states().unwrap_or_default();
     let attempt = read
         .as_ref()
         .map(|r| attempt(&r.state, r.timeline.clone(), intent.as_ref()));

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use trueup_core::agent::{Fault, Recorded};
 use trueup_schema::StorePath;
@@ -35,8 +35,6 @@ const REVERT_LIMIT: Duration = Duration::from_secs(600);
 const COMMIT_LIMIT: Duration = Duration::from_secs(300);
 /// The pre-switch check of the closure.
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
-/// How often the activation is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 /// The link is read again so long after the way back: an orphan may move it.
 const CALM: Duration = Duration::from_millis(1500);
 /// Names in differences are cut here.
@@ -46,6 +44,8 @@ const MAX_NAMED: usize = 32;
 #[derive(Debug)]
 pub struct SystemComponent {
     goal: SystemGoal,
+    /// What it was judged by, if that was in this process.
+    judged: Option<Units>,
 }
 
 /// What runs when the goal is in effect: the closure, or its specialisation.
@@ -108,7 +108,7 @@ impl SystemComponent {
                 component: "system".to_owned(),
                 message: e.to_string(),
             })?;
-        Ok(Self { goal })
+        Ok(Self { goal, judged: None })
     }
 
     fn target(&self) -> PathBuf {
@@ -129,21 +129,15 @@ impl SystemComponent {
         let program = self.target().join("bin/switch-to-configuration");
         let mut child = exec::start(&program, &["test"], &ENV, &log)?;
         let limit = Duration::from_secs(self.goal.activation_timeout_secs);
-        let mut begun = Instant::now();
         loop {
-            match child.try_wait() {
+            match exec::wait(&mut child, limit) {
                 Ok(Some(status)) => return Ok(Some(status.code().unwrap_or(-1))),
-                Ok(None) => {}
+                Ok(None) => overdue(units::jobs())?,
                 Err(_) => return Ok(Some(-1)),
             }
-            if begun.elapsed() >= limit {
-                overdue(units::jobs())?;
-                if self.goal.on_timeout == OnTimeout::Rollback {
-                    return Ok(None);
-                }
-                begun = Instant::now();
+            if self.goal.on_timeout == OnTimeout::Rollback {
+                return Ok(None);
             }
-            thread::sleep(LOOK);
         }
     }
 
@@ -321,7 +315,7 @@ impl Component for SystemComponent {
             )),
             Some(_) => {
                 let before = recorded_units(ctx)?;
-                mend::restart_changed_sockets(&before, &units::snapshot()?);
+                mend::restart_changed_sockets(&before, &units::sockets()?);
                 Applied::Done(Activation::Complete)
             }
         })
@@ -329,7 +323,9 @@ impl Component for SystemComponent {
 
     fn judge(&mut self, ctx: &Context) -> Result<Option<Fault>, AgentError> {
         let before = recorded_units(ctx)?;
-        let mut harmed = judge::harmed(&before, &units::snapshot()?, &self.goal.failed_units);
+        let now = units::snapshot()?;
+        let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
+        self.judged = Some(now);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
             let said = health::failing(&self.goal.health, &self.target());
             return Ok(said.map(|message| Fault::evident(Stage::Judge, message)));
@@ -383,9 +379,10 @@ impl Component for SystemComponent {
         let right = now.closure.as_ref() == Some(&self.goal.closure);
         if right || (!told && code == Some(0)) {
             let before = recorded_units(ctx)?;
+            let now = self.judged.take().map_or_else(units::snapshot, Ok)?;
             return Ok(Committed::Done {
                 reboot_required: preflight::reboot_required(Path::new(files::BOOTED), top),
-                restart_debt: mend::restart_debt(&[&before], &units::snapshot()?),
+                restart_debt: mend::restart_debt(&[&before], &now),
             });
         }
         let default = now

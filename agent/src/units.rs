@@ -65,14 +65,52 @@ impl Unit {
     }
 }
 
-/// Asks systemd for all.
+/// Asks systemd for all of all units: as dear as it gets, a question a unit.
 pub fn snapshot() -> Result<Units, ExecError> {
+    look("*")
+}
+
+/// The same of sockets only.
+pub fn sockets() -> Result<Units, ExecError> {
+    look("*.socket")
+}
+
+fn look(which: &str) -> Result<Units, ExecError> {
     let out = exec::tool_ok(
         "systemctl",
-        &["show", "--all", "--no-pager", PROPERTIES, "*"],
+        &["show", "--all", "--no-pager", PROPERTIES, which],
         SYSTEMCTL_LIMIT,
     )?;
     Ok(parse(&out))
+}
+
+/// What state all units are in, and nothing else of them: one question.
+pub fn states() -> Result<Units, ExecError> {
+    let args = [
+        "list-units",
+        "--all",
+        "--full",
+        "--plain",
+        "--no-legend",
+        "--no-pager",
+    ];
+    let out = exec::tool_ok("systemctl", &args, SYSTEMCTL_LIMIT)?;
+    Ok(parse_states(&out))
+}
+
+fn parse_states(text: &str) -> Units {
+    let unit = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let name = words.next()?;
+        let unit = Unit {
+            load: words.next()?,
+            active: words.next()?,
+            sub: words.next()?,
+            ..Unit::default()
+        };
+        Some((name, unit))
+    };
+    text.lines().filter_map(unit).collect()
 }
 
 fn parse(text: &str) -> Units {
@@ -237,6 +275,15 @@ mod tests {
         assert_ne!(of(base).digest, of("[Service]\nExecStart=/b\n").digest);
         assert!(of("X-RestartIfChanged=false\n").keeps_its_process);
         assert!(!of(base).keeps_its_process);
+    }
+
+    #[test]
+    fn lines_of_the_list_are_states() {
+        let all = parse_states(
+            "a.service loaded failed failed An application\n\nb.socket loaded active listening B\n",
+        );
+        assert_eq!(failed(&all), ["a.service"]);
+        assert!(all["b.socket"].is_up());
     }
 
     #[test]

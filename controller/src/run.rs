@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use trueup_engine::ports::Signer as _;
+use trueup_engine::ports::{Hosts, Signer as _};
 use trueup_engine::{Engine, EngineError, Ports, WAKES, Wake};
 
 use crate::api;
@@ -101,12 +101,21 @@ fn system(attempt: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
 /// Runs until SIGTERM or SIGINT. Stopping is a crash that was announced: whatever is under way goes on from the
 /// database and from what the hosts report.
 pub fn run(settings: &Settings) -> Result<(), RunError> {
+    start(settings, None)
+}
+
+/// The same with hosts of the caller's behind the port: for benchmarks of the whole controller without a fleet.
+pub fn run_over(settings: &Settings, hosts: Rc<dyn Hosts>) -> Result<(), RunError> {
+    start(settings, Some(hosts))
+}
+
+fn start(settings: &Settings, hosts: Option<Rc<dyn Hosts>>) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("starting the runtime"))?;
     let masters = OnceCell::new();
-    let ended = tokio::task::LocalSet::new().block_on(&runtime, serve(settings, &masters));
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, serve(settings, hosts, &masters));
     // All tasks are gone, and with them whoever could open another connection.
     if let Some(masters) = masters.get() {
         runtime.block_on(Masters::end_all(masters));
@@ -114,11 +123,18 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     ended
 }
 
-async fn serve(settings: &Settings, masters: &OnceCell<Masters>) -> Result<(), RunError> {
+async fn serve(
+    settings: &Settings,
+    hosts: Option<Rc<dyn Hosts>>,
+    masters: &OnceCell<Masters>,
+) -> Result<(), RunError> {
     let db = SqliteDb::open(&settings.db_folder())?;
     let (wake, wakes) = mpsc::channel(WAKES);
     let term = db.term();
-    let ports = ports(settings, &db, masters).await?;
+    let mut ports = ports(settings, &db, masters).await?;
+    if let Some(hosts) = hosts {
+        ports.hosts = hosts;
+    }
     let server = api::serve(
         &settings.socket,
         api::State {

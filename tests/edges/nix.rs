@@ -112,6 +112,20 @@ async fn done(nix: &Nix, e: &trueup_engine::ports::Evaluated, root: &str) -> Bui
     updates.into_iter().next_back().unwrap()
 }
 
+/// What was built is signed as it becomes valid, before anybody asks for it.
+#[allow(clippy::disallowed_methods)] // the test's own look into the store
+fn signatures(dir: &Path, path: &trueup_schema::StorePath) -> String {
+    let out = std::process::Command::new("nix")
+        .args(["--extra-experimental-features", "nix-command"])
+        .args(["path-info", "--sigs", "--store"])
+        .arg(dir.join("store"))
+        .arg(path.as_str())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
 #[test]
 fn hosts_are_evaluated_and_built_and_each_failure_is_its_own() {
     let dir = Dir::new();
@@ -154,6 +168,7 @@ fn hosts_are_evaluated_and_built_and_each_failure_is_its_own() {
             other => panic!("{other:?}"),
         }
 
+        assert!(signatures(dir.path(), &good.out).contains("test-1:"));
         nix.sign(&good.out).await.unwrap();
         let cache = format!("file://{}", dir.path().join("cache").display());
         nix.push(&good.out, &cache).await.unwrap();

@@ -55,6 +55,8 @@ pub(crate) struct HostCell {
     pub eval_told: Option<(Revision, String)>,
     pub notes: Vec<Note>,
     pub dirty: bool,
+    /// The host is being asked what it lacks of a closure that is being built.
+    pub preparing: bool,
 }
 
 impl HostCell {
@@ -92,6 +94,7 @@ impl HostCell {
             eval_told: None,
             notes: Vec::new(),
             dirty: true,
+            preparing: false,
         }
     }
 }
@@ -177,6 +180,16 @@ impl Shared {
             "{point} is not listed"
         );
         self.ports.crash.at(point).await;
+    }
+    /// Tells the log that a stage of a host's way ended now (`TRUEUP_LOG=stage=debug`): what benchmarks add up.
+    pub fn mark(&self, stage: &'static str, host: &HostName) {
+        if let Some(cell) = self.state.borrow().hosts.get(host) {
+            tracing::debug!(target: "stage", stage, %host, revision = cell.record.revision.sha1());
+        }
+    }
+    /// The same, of what is no host's alone.
+    pub fn mark_trunk(&self, stage: &'static str, revision: &Revision) {
+        tracing::debug!(target: "stage", stage, revision = revision.sha1());
     }
     /// Puts a host into the queue, due now.
     pub fn wake(&self, host: &HostName, first: bool) {

@@ -482,6 +482,11 @@ pub fn beside(task: impl Future<Output = ()> + 'static) -> tokio::task::AbortHan
     tokio::task::spawn_local(task).abort_handle()
 }
 
+/// The same on any thread, for what nobody waits for.
+pub fn detached(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
 /// Waits: for edges that try again.
 pub async fn wait(time: Duration) {
     sleep(time).await;

@@ -52,6 +52,18 @@ fn set(sh: &Rc<Shared>, wanted: &Wanted, change: impl FnOnce(&mut Closure)) {
     }
 }
 
+fn mark(sh: &Rc<Shared>, wanted: &Wanted, stage: &'static str) {
+    let wanters = sh
+        .state
+        .borrow()
+        .closures
+        .get(&wanted.drv)
+        .map(|c| c.wanters.clone());
+    for host in wanters.unwrap_or_default() {
+        sh.mark(stage, &host);
+    }
+}
+
 async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     let Ok(permit) = sh.builds.acquire().await else {
         return;
@@ -107,6 +119,7 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
             Some((f.class, Reason::BuildFailed, message))
         }
         Ok(_) => {
+            mark(sh, wanted, "built");
             set(sh, wanted, |c| c.stage = ClosureStage::Publishing);
             let signed = sh.ports.publisher.sign(&wanted.closure).await;
             record.published = signed.is_ok();
@@ -154,6 +167,9 @@ async fn finish(
         ),
     };
     let ok = matches!(work, Work::Done(()));
+    if ok {
+        mark(sh, wanted, "signed");
+    }
     // Hosts go on at once; the record is for people, and for not building again what failed.
     set(sh, wanted, |c| {
         c.work = work;

@@ -148,6 +148,7 @@ async fn found(
         }
         cell.dirty = true;
     }
+    sh.mark("evaluated", host);
     sh.wake(host, false);
     let ops = put("evaluations", host.as_str(), &record)
         .into_iter()

@@ -70,6 +70,7 @@ async fn handle_nudges(sh: &Rc<Shared>) {
 
 async fn round(sh: &Rc<Shared>) -> bool {
     let accepted = sh.state.borrow().source.accepted.clone();
+    let woken = sh.now();
     let head = match sh.ports.source.fetch(accepted.as_ref()).await {
         Ok(head) => head,
         Err(e) => {
@@ -122,8 +123,14 @@ async fn round(sh: &Rc<Shared>) -> bool {
             return true;
         }
     }
+    // Told of now, since a wake that finds nothing new is no stage of anything.
+    tracing::debug!(target: "stage", stage = "woken", at = %woken, revision = head.revision.sha1());
+    sh.mark_trunk("fetched", &head.revision);
     match sh.ports.source.open(&head.revision).await {
-        Ok(opened) => accept(sh, &head, opened).await.is_ok(),
+        Ok(opened) => {
+            sh.mark_trunk("opened", &head.revision);
+            accept(sh, &head, opened).await.is_ok()
+        }
         Err(e) => {
             let reason = if e.class() == ErrorClass::Desired {
                 Reason::RevisionRejected
@@ -313,6 +320,7 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
         .as_ref()
         .map(|o| o.tree.revision.clone());
     take_over(sh, opened);
+    sh.mark_trunk("accepted", &head.revision);
     release_gone(sh).await;
     if let Some(old) = old.filter(|o| *o != head.revision) {
         sh.ports.source.forget(&old).await;

@@ -81,8 +81,13 @@ pub type ReportStream = LocalBoxStream<'static, (HostName, Report)>;
 /// The port. Each call is bounded in time by the edge and safe to repeat.
 #[async_trait(?Send)]
 pub trait Hosts {
-    /// Opens the shared connection ahead of need (while a build runs). Best effort.
-    fn warm(&self, target: &Target);
+    /// Opens the shared connection ahead of need, while a build runs, and asks over it which of these paths the host
+    /// lacks; what it lacks is rooted there. An empty list: it has them all.
+    async fn prepare(
+        &self,
+        target: &Target,
+        paths: &[StorePath],
+    ) -> Result<Vec<StorePath>, TransportError>;
     /// Offers an intent. After `Begun` the edge follows the activation and feeds [`Hosts::reports`].
     async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError>;
     /// Copies closures to the host, substituting there where it can.

@@ -12,6 +12,8 @@ use trueup_schema::{HostName, Timestamp};
 
 use crate::state::{Shared, State};
 
+/// Shown while a closure is there and the host was not heard yet.
+const ASKING: &str = "asking the host what it lacks";
 /// Steps that one visit takes at most; then others have their turn.
 const MAX_STEPS: u32 = 32;
 
@@ -122,7 +124,7 @@ fn with_view<T>(
 ) -> Option<T> {
     let fleet = state.fleet.clone()?;
     let cell = state.hosts.get(host)?;
-    let none = Work::None;
+    let (none, asking) = (Work::None, Work::Running(Some(ASKING.to_owned())));
     let closure = match &cell.evaluation {
         Work::Done(w) => state.closures.get(&w.drv),
         _ => None,
@@ -142,7 +144,12 @@ fn with_view<T>(
         memory: &cell.record.memory,
         conditions: &cell.record.status.conditions,
         evaluation: &cell.evaluation,
-        closure: closure.map_or(&none, |c| &c.work),
+        closure: match closure.map(|c| &c.work) {
+            // Soon it is known what to copy: no claim is held until then.
+            Some(Work::Done(())) if cell.preparing => &asking,
+            Some(work) => work,
+            None => &none,
+        },
         closure_stage: closure.map_or(ClosureStage::Building, |c| c.stage),
         claim: state.claims.get(host),
         denied: state.denied.get(host).map(|(why, _)| why.as_str()),

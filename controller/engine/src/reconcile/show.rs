@@ -176,12 +176,14 @@ fn transitions(
 
 /// Writes the record with its events and the nudges that it handles, in one transaction, if anything changed.
 pub(super) async fn save(sh: &Rc<Shared>, host: &HostName) {
-    let (ops, events, handled) = {
+    let (ops, events, handled, ready) = {
         let mut guard = sh.state.borrow_mut();
         let state = &mut *guard;
         let Some(cell) = state.hosts.get_mut(host) else {
             return;
         };
+        let ready = trueup_core::conditions::is_ready(&cell.record.status.conditions)
+            && cell.record.status.applied_revision.as_ref() == Some(&cell.record.revision);
         let tried = cell.record.memory.tried_at;
         let open = |n: &&crate::record::Nudge| {
             n.host.as_ref() == Some(host)
@@ -215,11 +217,14 @@ pub(super) async fn save(sh: &Rc<Shared>, host: &HostName) {
             events.push(sh.event(Subject::Host(host.clone()), &told, revision.clone()));
         }
         cell.dirty = false;
-        (ops, events, handled)
+        (ops, events, handled, ready)
     };
     sh.crash("host.before-commit").await;
     let ok = sh.commit(ops, events).await.is_ok();
     sh.crash("host.after-commit").await;
+    if ok && ready {
+        sh.mark("ready", host);
+    }
     let mut state = sh.state.borrow_mut();
     if ok {
         for nudge in handled {

@@ -143,7 +143,12 @@ impl Nix {
             ..Limits::default()
         };
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        let mut running = exec::stream(self.spec(args, limits))?;
+        let mut spec = self.spec(args, limits);
+        // What is built is signed as it becomes valid, where no daemon builds: a process less between build and copy.
+        let key = self.settings.signing_key.display();
+        let config = format!("{}\nextra-secret-key-files = {key}\n", self.config());
+        spec.env.insert("NIX_CONFIG".to_owned(), config.into());
+        let mut running = exec::stream(spec)?;
         let records = self.settings.state.join(built::FOLDER);
         built::tidy(&records, std::time::SystemTime::now());
         let mut elsewhere = BTreeSet::new();

@@ -44,9 +44,31 @@ impl Default for Bounds {
     }
 }
 
-/// Where a revision's tree lies.
+/// Where a revision's tree lies: in this boot's folder. A tree is a copy that can be made again, so none is synced to the
+/// disk (which may take seconds while others write); instead none is believed that a power cut may have torn.
 pub(super) fn place(settings: &SourceSettings, revision: &Revision) -> PathBuf {
-    settings.state.join("trees").join(revision.sha1())
+    trees(settings).join(boot()).join(revision.sha1())
+}
+
+fn trees(settings: &SourceSettings) -> PathBuf {
+    settings.state.join("trees")
+}
+
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+}
+
+/// Trees of other boots go.
+fn sweep(settings: &SourceSettings) -> std::io::Result<()> {
+    let keep = boot();
+    for entry in std::fs::read_dir(trees(settings))? {
+        let entry = entry?;
+        if entry.file_name() != *keep {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn fail<E: std::fmt::Display>(revision: &Revision) -> impl Fn(E) -> SourceError {
@@ -164,6 +186,7 @@ pub(super) fn tree(
         std::fs::remove_dir_all(&new).map_err(&io)?;
     }
     std::fs::create_dir_all(&new).map_err(&io)?;
+    sweep(settings).map_err(&io)?;
     let mut writer = Writer {
         repo,
         bounds: settings.bounds,
@@ -182,13 +205,12 @@ pub(super) fn tree(
     Ok(place)
 }
 
-/// The commit's time as the folder's: the evaluator gives it to the flake as `lastModified`. And on the disk, all of it.
+/// The commit's time as the folder's: the evaluator gives it to the flake as `lastModified`.
 fn stamp(folder: &Path, time: i64) -> std::io::Result<()> {
     let dir = std::fs::File::open(folder)?;
     let seconds = u64::try_from(time).unwrap_or(0);
     let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-    dir.set_modified(time)?;
-    Ok(rustix::fs::syncfs(&dir)?)
+    dir.set_modified(time)
 }
 
 /// Whose fault it is that a tree was not written.

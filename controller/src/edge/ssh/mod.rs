@@ -272,14 +272,17 @@ fn first_line<T: DeserializeOwned>(target: &Target, text: &str) -> Result<T, Tra
 
 #[async_trait(?Send)]
 impl Hosts for SshHosts {
-    fn warm(&self, target: &Target) {
-        let (inner, target) = (self.inner.clone(), target.clone());
-        exec::beside(async move {
-            let target = inner.way(&target).await;
-            if let Ok(spec) = inner.spec(&target, Freshness::Reuse, &["true"]) {
-                let _best_effort = inner.run(&target, &spec).await;
-            }
-        });
+    async fn prepare(
+        &self,
+        target: &Target,
+        paths: &[StorePath],
+    ) -> Result<Vec<StorePath>, TransportError> {
+        let target = &self.inner.way(target).await;
+        let mut words = vec!["want"];
+        words.extend(paths.iter().map(StorePath::as_str));
+        self.inner
+            .ask(target, Freshness::Reuse, &words, ASK_WALL)
+            .await
     }
 
     async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError> {

@@ -71,6 +71,7 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
     sh.crash("claim.before-commit").await;
     let ok = sh.commit(ops, Vec::new()).await.is_ok();
     sh.crash("claim.after-commit").await;
+    sh.mark("claimed", host);
     if !ok {
         let mut state = sh.state.borrow_mut();
         state.claims.remove(host);
@@ -105,6 +106,7 @@ pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
     sh.crash("release.before-commit").await;
     let ok = sh.commit(ops, events).await.is_ok();
     sh.crash("release.after-commit").await;
+    sh.mark("released", host);
     if !ok {
         return;
     }

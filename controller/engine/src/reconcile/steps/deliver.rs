@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use trueup_core::absorb;
-use trueup_core::host::Work;
+use trueup_core::host::{Wanted, Work};
 use trueup_schema::wire::{self, Order};
 use trueup_schema::{HostName, StorePath};
 
@@ -11,6 +11,37 @@ use super::claim::release;
 use super::intent::intent;
 use super::{absorb_report, apply, missed, observe, target};
 use crate::state::Shared;
+
+/// While the closure is built: opens the connection, and asks the host what it lacks. Bounded by the edge; what fails here
+/// fails as any contact does, and no claim is held meanwhile.
+pub(super) async fn prepare(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
+    let Some(target) = target(sh, host) else {
+        return;
+    };
+    let set = |preparing| {
+        let mut state = sh.state.borrow_mut();
+        let cell = state.hosts.get_mut(host);
+        cell.is_some_and(|c| std::mem::replace(&mut c.preparing, preparing))
+    };
+    if set(true) {
+        return; // being asked already; what it lacks of a newer closure is asked by the offer
+    }
+    let paths = [wanted.closure.clone()];
+    let result = sh.ports.hosts.prepare(&target, &paths).await;
+    set(false);
+    match result {
+        Ok(missing) => {
+            if let Some(cell) = sh.state.borrow_mut().hosts.get_mut(host) {
+                let m = &mut cell.record.memory;
+                m.needs = (!missing.is_empty()).then(|| (wanted.digest.clone(), missing));
+                cell.dirty = true;
+            }
+        }
+        Err(e) => missed(sh, host, &e),
+    }
+    sh.mark("prepared", host);
+    sh.wake(host, false);
+}
 
 pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
     let Some(target) = target(sh, host) else {
@@ -40,6 +71,8 @@ pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
     sh.crash("offer.start").await;
     let result = sh.ports.hosts.offer(&target, &signed).await;
     sh.crash("offer.end").await;
+    let begun = matches!(&result, Ok(wire::OfferReply::Begun { .. }));
+    sh.mark(if begun { "begun" } else { "offered" }, host);
     let reply = match result {
         Ok(reply) => reply,
         Err(e) => return missed(sh, host, &e),
@@ -69,6 +102,7 @@ pub(super) async fn copy(sh: &Rc<Shared>, host: &HostName, paths: &[StorePath]) 
     sh.crash("copy.start").await;
     let result = sh.ports.hosts.copy(&target, paths).await;
     sh.crash("copy.end").await;
+    sh.mark("copied", host);
     match result {
         Ok(()) => {
             let mut state = sh.state.borrow_mut();
@@ -119,6 +153,7 @@ pub(super) async fn confirm(
     sh.crash("confirm.start").await;
     let result = sh.ports.hosts.confirm(&target, order, nonce, within).await;
     sh.crash("confirm.end").await;
+    sh.mark("confirmed", host);
     match result {
         Ok(report) => absorb_report(sh, host, report, false),
         Err(e) => missed(sh, host, &e),

@@ -12,7 +12,7 @@ use trueup_core::decide::Step;
 use trueup_core::host::{Adoption, Work};
 use trueup_schema::HostName;
 use trueup_schema::status::{Actor, Reason, Severity, Subject};
-use trueup_schema::wire::Report;
+use trueup_schema::wire::{AttemptState, Report};
 
 use crate::pipeline;
 use crate::ports::{Target, TransportError, TransportFault};
@@ -59,9 +59,9 @@ fn want_closure(sh: &Rc<Shared>, host: &HostName) {
         _ => return,
     };
     pipeline::build::want(sh, host, &wanted);
-    if let Some(target) = target(sh, host) {
-        sh.ports.hosts.warm(&target);
-    }
+    let (sh2, host) = (sh.clone(), host.clone());
+    let task = async move { deliver::prepare(&sh2, &host, &wanted).await };
+    sh.ports.rt.spawn("prepare", Box::pin(task));
 }
 
 /// How to reach a host, by its manifest; keys that the manifest lacks are those seen at adoption.
@@ -95,6 +95,13 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     };
     if by_itself && super::is_stale(&cell.record.memory, &report) {
         return;
+    }
+    if by_itself
+        && let Some(a) = &report.attempt
+        && a.state == AttemptState::AwaitingConfirmation
+    {
+        let revision = cell.record.revision.sha1();
+        tracing::debug!(target: "stage", stage = "awaiting", %host, revision);
     }
     let claim = state.claims.get(host);
     let effects = absorb::reported(&mut cell.record.memory, report, claim, now, seed);
