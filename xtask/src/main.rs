@@ -2,6 +2,7 @@
 //! it knows nothing of what trueup does.
 
 mod agent;
+mod bench;
 mod demo;
 mod exec;
 mod lab;
@@ -17,7 +18,8 @@ cargo xtask COMMAND
   ci                 the same as test
   lab COMMAND        throw-away hosts: up, down, ssh, crash, halt, reset, net, list, logs, env, seed (`lab help`)
   agent              build the static agent; prints its path and size
-  bench [--check]    not yet
+  bench [NAME…]      what trueup takes, beside what people would run instead: merge (`--check` fails on a broken
+                     promise; `--json`, `--short`, `--runs N`, `--hosts N`)
   sim                not yet
 ";
 
@@ -29,9 +31,8 @@ fn main() -> ExitCode {
         Some("test" | "ci") => test::run(rest),
         Some("lab") => lab::run(rest),
         Some("agent") => agent::run(rest),
-        Some(name @ ("bench" | "sim")) => {
-            Err(anyhow::anyhow!("`cargo xtask {name}` is not built yet"))
-        }
+        Some("bench") => bench::run(rest),
+        Some("sim") => Err(anyhow::anyhow!("`cargo xtask sim` is not built yet")),
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)
