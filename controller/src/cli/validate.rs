@@ -32,10 +32,11 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
                 1 => "1 host".to_owned(),
                 n => format!("{n} hosts"),
             };
-            ctx.say(format_args!(
-                "{} files, {names}: no problem found",
-                files.len()
-            ));
+            let read = match files.len() {
+                1 => "1 file".to_owned(),
+                n => format!("{n} files"),
+            };
+            ctx.say(format_args!("{read}, {names}: no problem found"));
             Ok(Exit::Done)
         }
         Err(problems) => {
