@@ -14,8 +14,6 @@ pub(super) enum Later {
     #[command(hide = true)]
     Rollback(Rest),
     #[command(hide = true)]
-    Secrets(Rest),
-    #[command(hide = true)]
     Rollout(Rest),
 }
 
@@ -31,7 +29,6 @@ pub(super) fn answer(verb: &Later) -> CliError {
         Later::Init(_) => ("init", "write fleet/fleet.yaml by hand: docs/guide.md"),
         Later::Why(_) => ("why", "trueup describe host/NAME"),
         Later::Rollback(_) => ("rollback", "git revert on the trunk"),
-        Later::Secrets(_) => ("secrets", "sops or agenix, as before"),
         Later::Rollout(_) => ("rollout", "the limits in `spec.rollout` of the Fleet"),
     };
     CliError::not_yet(&format!("`trueup {word}`")).next(instead)

@@ -1,5 +1,6 @@
 //! The command line: parses, calls one verb, turns its result into words and an exit code. Most verbs are clients of the
-//! API; `validate`, `schema`, `plan`, `diff`, `doctor`, `db` and `completions` need no controller.
+//! API; `validate`, `schema`, `secrets`, `plan`, `diff`, `doctor`, `db` and `completions`
+//! need no controller.
 
 mod adopt;
 mod client;
@@ -20,6 +21,7 @@ mod reconcile;
 mod run;
 mod schema;
 mod screen;
+mod secrets;
 mod source;
 mod suspend;
 mod validate;
@@ -66,6 +68,7 @@ enum Verb {
     Events(events::Args),
     Validate(validate::Args),
     Schema(schema::Args),
+    Secrets(secrets::Args),
     Source(source::Args),
     Doctor(doctor::Args),
     Db(db::Args),
@@ -154,6 +157,7 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Events(args) => events::run(args, ctx),
         Verb::Validate(args) => validate::run(args, ctx),
         Verb::Schema(args) => schema::run(args, ctx),
+        Verb::Secrets(args) => secrets::run(args, ctx),
         Verb::Source(args) => source::run(args, ctx),
         Verb::Doctor(args) => doctor::run(args, ctx),
         Verb::Db(args) => db::run(args, ctx),

@@ -232,6 +232,40 @@ fn start(spec: &ExecSpec) -> Result<(Child, Group), ExecError> {
     Ok((child, group))
 }
 
+/// A program for the person at the terminal (an editor): it has the terminal, our environment and as long as it likes.
+/// Keys that interrupt are the program's: we stay to clean up behind it. `None` is a signal.
+#[allow(clippy::disallowed_methods)] // this is the room that the ban points to
+pub fn interactive(program: &std::ffi::OsStr, args: &[OsString]) -> Result<Option<i32>, ExecError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let name = program.to_string_lossy().into_owned();
+    let fail = |source| ExecError::Start {
+        program: name.clone(),
+        source,
+    };
+    let rt = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(fail)?;
+    rt.block_on(async {
+        // Listened to and not acted on, which is how a process survives them.
+        let mut kept = Vec::new();
+        for kind in [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ] {
+            kept.push(signal(kind).map_err(fail)?);
+        }
+        let mut child = Command::new(program).args(args).spawn().map_err(fail)?;
+        let status = child.wait().await.map_err(|source| ExecError::Wait {
+            program: name.clone(),
+            source,
+        })?;
+        Ok(status.code())
+    })
+}
+
 /// Runs to the end.
 pub async fn run(spec: &ExecSpec) -> Result<Exit, ExecError> {
     let (mut child, group) = start(spec)?;

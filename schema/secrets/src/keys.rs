@@ -14,6 +14,9 @@ use crate::ssh_to_age;
 /// More identities than this in one call is a mistake.
 const IDENTITIES_MAX: usize = 1_000;
 
+/// The most work that a sealed key file may ask for, as a power of two; `age` itself writes 18.
+const SCRYPT_WORK_MAX: u8 = 20;
+
 /// Identities, all of which are tried.
 #[derive(Default)]
 pub struct Identities(Vec<Known>);
@@ -126,6 +129,38 @@ impl Identities {
         }
         Ok(plain)
     }
+}
+
+/// Whether a private SSH key opens with a passphrase only.
+pub fn needs_passphrase(pem: &[u8]) -> bool {
+    matches!(
+        age::ssh::Identity::from_buffer(pem, None),
+        Ok(age::ssh::Identity::Encrypted(_))
+    )
+}
+
+/// Whether an age key file is itself sealed, as `age -p` does.
+pub fn is_sealed_key_file(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"age-encryption.org/v1")
+        || bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
+}
+
+/// Opens such a file: its text is that of an age key file.
+pub fn open_key_file(bytes: &[u8], passphrase: &SecretString) -> Result<SecretString, Error> {
+    let refuse = |reason| bad_identity("a sealed key file", reason);
+    let passphrase = age::secrecy::SecretString::from(passphrase.expose_secret().to_owned());
+    let mut identity = age::scrypt::Identity::new(passphrase);
+    // Of the file's choosing, so bounded: 2^22 is a minute and 4 GiB.
+    identity.set_max_work_factor(SCRYPT_WORK_MAX);
+    let known = Identities(vec![Known {
+        identity: Box::new(identity),
+        recipient: None,
+    }]);
+    let plain = known
+        .open(bytes)
+        .map_err(|_| refuse("the passphrase does not open it"))?;
+    let text = std::str::from_utf8(&plain).map_err(|_| refuse("it is not an age key file"))?;
+    Ok(SecretString::from(text.to_owned()))
 }
 
 fn ssh_key(pem: &[u8], passphrase: Option<&SecretString>) -> Result<age::ssh::Identity, Error> {

@@ -26,7 +26,9 @@ mod walk;
 
 pub use document::{Encrypted, Mac, Plain};
 pub use error::{Class, Error};
-pub use keys::{Identities, Recipient, generate_identity};
+pub use keys::{
+    Identities, Recipient, generate_identity, is_sealed_key_file, needs_passphrase, open_key_file,
+};
 pub use metadata::{AgeKey, Group, Metadata};
 
 pub use ops::{EncryptSpec, KeyUpdate, RotateSpec, encrypt};
