@@ -5,4 +5,5 @@ pub mod cli;
 mod crash;
 pub mod edge;
 pub mod run;
+pub mod secrets;
 pub mod settings;

@@ -3,15 +3,16 @@
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::kind::{Alert, Cache, Check, Fleet, Host, Kind};
+use crate::kind::{Alert, Cache, Check, Fleet, Host, Kind, Secret};
 
 /// Kinds that have a schema: those that are built.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind::Fleet,
     Kind::Host,
     Kind::Check,
     Kind::Alert,
     Kind::Cache,
+    Kind::Secret,
 ];
 
 /// The schema of a kind; `None` for one that is not built yet.
@@ -23,7 +24,8 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Check => Some(schema::<Check>(kind)),
         Kind::Alert => Some(schema::<Alert>(kind)),
         Kind::Cache => Some(schema::<Cache>(kind)),
-        Kind::Secret | Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => None,
+        Kind::Secret => Some(schema::<Secret>(kind)),
+        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => None,
     }
 }
 

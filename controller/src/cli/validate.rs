@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use trueup_schema::manifest::{self, Style};
 
+use super::secrets::fleet::Fleet;
 use super::{CliError, Ctx, Exit};
 
 /// Folders below the manifests' folder; deeper than this is a loop or a mistake.
@@ -20,13 +21,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let files = files(&folder(&args.dir))?;
+    let folder = folder(&args.dir);
+    let files = files(&folder)?;
     let style = if ctx.screen.colour {
         Style::Coloured
     } else {
         Style::Plain
     };
-    match manifest::resolve(&files) {
+    // Encrypted files are named from the repository's root, which is above `fleet/`.
+    let read = match Fleet::above(&folder) {
+        Some(fleet) => fleet.check(&files),
+        None => manifest::resolve(&files),
+    };
+    match read {
         Ok(fleet) => {
             let names = match fleet.hosts.len() {
                 1 => "1 host".to_owned(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, Selector, document, host::HostDefaults, words};
+use super::{Labels, Selector, document, host::HostDefaults, secret::FleetSecrets, words};
 
 document! {
     /// What holds for all hosts of the repository.
@@ -32,6 +32,9 @@ pub struct FleetSpec {
     /// What a commit must have to be taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Trunk>,
+    /// Who besides hosts can read the fleet's secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<FleetSecrets>,
 }
 
 /// Settings for the hosts that a selector matches.

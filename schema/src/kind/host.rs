@@ -7,6 +7,7 @@ use crate::{Address, HostName, System};
 use super::{
     document,
     overlay::overlay,
+    secret::HostSecrets,
     value::{Duration, HostKey, Jump},
     words,
 };
@@ -68,6 +69,9 @@ pub struct HostSpec {
     /// What happens when somebody else changed the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
+    /// How the host opens secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<HostSecrets>,
     /// Hosts that must be ready before this one changes, by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
@@ -99,6 +103,7 @@ impl HostSpec {
             specialisation: self.specialisation.clone(),
             reboot: self.reboot,
             drift: self.drift,
+            secrets: self.secrets.clone(),
             suspend: self.suspend,
             keep_generations: self.keep_generations,
         }
@@ -135,6 +140,9 @@ pub struct HostDefaults {
     /// What happens when somebody else changed the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
+    /// How the host opens secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<HostSecrets>,
     /// `true`: observed but not touched. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -153,7 +161,7 @@ overlay!(HostDefaults {
         suspend,
         keep_generations
     ],
-    deep: [ssh, activation, drift]
+    deep: [ssh, activation, drift, secrets]
 });
 
 /// How to connect to a host.

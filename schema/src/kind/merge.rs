@@ -1,9 +1,9 @@
 //! From what was written to what holds: a host over the overrides that match it, over the fleet's defaults, over ours.
 
 use super::{
-    Activation, Delivery, Drift, HostDefaults, HostSpec, Labels, Metadata, Override, Reboot,
-    ResolvedActivation, ResolvedDrift, ResolvedFailedUnits, ResolvedHost, ResolvedSsh, Ssh, Target,
-    overlay::Overlay,
+    Activation, Delivery, Drift, HostDefaults, HostSecrets, HostSpec, Labels, Metadata, Override,
+    Reboot, ResolvedActivation, ResolvedDrift, ResolvedFailedUnits, ResolvedHost,
+    ResolvedHostSecrets, ResolvedSsh, Ssh, Target, overlay::Overlay,
 };
 use crate::{Address, HostName, System};
 
@@ -46,6 +46,7 @@ pub fn host(
         keep_generations: policy.keep_generations.unwrap_or(KEEP_GENERATIONS),
         reboot: policy.reboot.unwrap_or(Reboot::Never),
         specialisation: policy.specialisation,
+        secrets: secrets(policy.secrets.unwrap_or_default()),
     })
 }
 
@@ -95,6 +96,15 @@ fn activation(written: Activation) -> ResolvedActivation {
             ignore: units.ignore.unwrap_or_default(),
         },
         health: Vec::new(),
+    }
+}
+
+fn secrets(written: HostSecrets) -> ResolvedHostSecrets {
+    let ours = ResolvedHostSecrets::default();
+    ResolvedHostSecrets {
+        module: written.module.unwrap_or(ours.module),
+        age_keys: written.age_keys.unwrap_or(ours.age_keys),
+        identity_files: written.identity_files.unwrap_or(ours.identity_files),
     }
 }
 

@@ -12,6 +12,7 @@ mod host;
 pub mod merge;
 mod overlay;
 mod resolved;
+mod secret;
 mod selector;
 mod value;
 
@@ -41,8 +42,12 @@ pub use host::{
 };
 pub use resolved::{
     FleetManifests, Probe, ResolvedActivation, ResolvedAlert, ResolvedCache, ResolvedCheck,
-    ResolvedDrift, ResolvedFailedUnits, ResolvedFleet, ResolvedHost, ResolvedRollout, ResolvedSsh,
-    Target,
+    ResolvedDrift, ResolvedFailedUnits, ResolvedFleet, ResolvedHost, ResolvedHostSecrets,
+    ResolvedRollout, ResolvedSecret, ResolvedSsh, ResolvedTemplate, Target,
+};
+pub use secret::{
+    FileMode, FleetSecrets, HostSecrets, Owner, Piece, PublicKey, RENDERED, SECRETS_DIR,
+    SECRETS_FOR_USERS_DIR, Secret, SecretFormat, SecretSpec, SecretTemplate, pieces, placeholders,
 };
 pub use selector::Selector;
 pub use value::{Duration, HostKey, Jump, ValueError};
@@ -149,5 +154,5 @@ words! {
         /// A webhook that may wake the controller.
         Receiver = "Receiver",
     }
-    not yet: "Secret", "Container", "Builder", "Rollout", "Receiver"
+    not yet: "Container", "Builder", "Rollout", "Receiver"
 }

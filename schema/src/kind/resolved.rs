@@ -2,13 +2,14 @@
 //!
 //! The only `Option`s left are those whose absence is a meaning of its own (no specialisation, no jump host).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopt, Confirm, Delivery, DiscoverFrom, DriftPolicy, Duration, FailedUnitsPolicy, HostKey,
-    Jump, Labels, MaxUnavailable, Mode, OnTimeout, Reboot, Selector, Signatures,
+    Adopt, Confirm, Delivery, DiscoverFrom, DriftPolicy, Duration, FailedUnitsPolicy, FileMode,
+    HostKey, Jump, Labels, MaxUnavailable, Mode, OnTimeout, Owner, PublicKey, Reboot, SecretFormat,
+    Selector, Signatures,
 };
 use crate::{
     Address, HostName, System,
@@ -29,6 +30,9 @@ pub struct FleetManifests {
     pub alerts: BTreeMap<String, ResolvedAlert>,
     /// Binary caches by name.
     pub caches: BTreeMap<String, ResolvedCache>,
+    /// Secrets by name.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, ResolvedSecret>,
 }
 
 /// What holds for the fleet as a whole.
@@ -47,6 +51,9 @@ pub struct ResolvedFleet {
     pub discovered_labels: Labels,
     /// Whether commits must be signed.
     pub signatures: Signatures,
+    /// Public keys of people who can read every secret.
+    #[serde(default)]
+    pub admins: Vec<PublicKey>,
 }
 
 /// How many hosts change at once, and when to stop.
@@ -105,6 +112,112 @@ pub struct ResolvedHost {
     pub reboot: Reboot,
     /// The specialisation to run; none: the configuration itself.
     pub specialisation: Option<String>,
+    /// How it opens secrets.
+    #[serde(default)]
+    pub secrets: ResolvedHostSecrets,
+}
+
+/// How a host opens secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedHostSecrets {
+    /// Whether its configuration has trueup's module.
+    pub module: bool,
+    /// Its public age keys, besides its SSH host keys.
+    pub age_keys: Vec<PublicKey>,
+    /// Where its private keys are; what is not there is passed over.
+    pub identity_files: Vec<String>,
+}
+
+impl Default for ResolvedHostSecrets {
+    fn default() -> Self {
+        Self {
+            module: false,
+            age_keys: Vec::new(),
+            identity_files: ["ed25519", "rsa"]
+                .map(|kind| format!("/etc/ssh/ssh_host_{kind}_key"))
+                .into(),
+        }
+    }
+}
+
+/// A secret and the hosts that get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedSecret {
+    /// Its name, and its file's.
+    pub name: String,
+    /// The encrypted file, relative to the repository's root.
+    pub source: String,
+    /// The file's format.
+    pub format: SecretFormat,
+    /// The string within; none: the whole file.
+    pub key: Option<String>,
+    /// Which hosts were meant.
+    pub selector: Selector,
+    /// Which hosts get it.
+    pub hosts: BTreeSet<HostName>,
+    /// Where a link to it is, besides its own place.
+    pub path: Option<String>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its group; none: the owner's own.
+    pub group: Option<Owner>,
+    /// Its permissions.
+    pub mode: FileMode,
+    /// Those of folders that are made for `path`.
+    pub directory_mode: FileMode,
+    /// It is there before users are made.
+    pub needed_for_users: bool,
+    /// Units that restart when it changed.
+    pub restart_units: Vec<String>,
+    /// Units that reload then.
+    pub reload_units: Vec<String>,
+    /// Texts with values in them.
+    pub templates: Vec<ResolvedTemplate>,
+}
+
+impl ResolvedSecret {
+    /// Where its file is on a host.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let dir = if self.needed_for_users {
+            super::SECRETS_FOR_USERS_DIR
+        } else {
+            super::SECRETS_DIR
+        };
+        format!("{dir}/{}", self.name)
+    }
+}
+
+/// A text with values of secrets in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedTemplate {
+    /// Its file's name.
+    pub name: String,
+    /// The text.
+    pub content: String,
+    /// Where a link to it is, besides its own place.
+    pub path: Option<String>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its group; none: the owner's own.
+    pub group: Option<Owner>,
+    /// Its permissions.
+    pub mode: FileMode,
+    /// Units that restart when it changed.
+    pub restart_units: Vec<String>,
+    /// Units that reload then.
+    pub reload_units: Vec<String>,
+}
+
+impl ResolvedTemplate {
+    /// Where its file is on a host.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}/{}/{}", super::SECRETS_DIR, super::RENDERED, self.name)
+    }
 }
 
 /// What is evaluated for a host.

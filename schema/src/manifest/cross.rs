@@ -9,6 +9,7 @@ use super::{
     read::{Document, File, Spec},
     settled::{resolved_alert, resolved_check, resolved_fleet},
     source::{Source, Span},
+    sources::SecretSources,
 };
 use crate::{
     HostName,
@@ -19,12 +20,12 @@ use crate::{
 };
 
 pub(super) struct Cross<'a> {
-    files: &'a [File],
+    pub(super) files: &'a [File],
     problems: Vec<Problem>,
     /// Labels of each host whose metadata could be read.
     labels: BTreeMap<HostName, &'a Labels>,
     /// Whether all hosts are known, so that "no such host" can be said.
-    whole: bool,
+    pub(super) whole: bool,
 }
 
 impl<'a> Cross<'a> {
@@ -42,7 +43,7 @@ impl<'a> Cross<'a> {
     }
 
     /// Every rule over several documents, and what they come to; only without a single problem does that hold.
-    pub fn run(mut self) -> (FleetManifests, Vec<Problem>) {
+    pub fn run(mut self, sources: Option<&dyn SecretSources>) -> (FleetManifests, Vec<Problem>) {
         self.duplicate_names();
         let fleet = self.fleet();
         let (name, spec) = match fleet {
@@ -65,12 +66,15 @@ impl<'a> Cross<'a> {
         self.health(&mut hosts, &checks, &selected);
         let alerts = self.alerts();
         let caches = self.caches();
+        let fleet = resolved_fleet(name, spec);
+        let secrets = self.secrets(&hosts, &fleet, sources);
         let manifests = FleetManifests {
-            fleet: resolved_fleet(name, spec),
+            fleet,
             hosts,
             checks,
             alerts,
             caches,
+            secrets,
         };
         (manifests, self.problems)
     }
@@ -79,7 +83,7 @@ impl<'a> Cross<'a> {
         &self.files[document.file].source
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         document: &Document,
         kind: ProblemKind,
@@ -159,7 +163,7 @@ impl<'a> Cross<'a> {
     }
 
     /// A selector that matches no host is most often misspelt.
-    fn selector(
+    pub(super) fn selector(
         &mut self,
         document: &Document,
         path: &[&str],
@@ -440,12 +444,12 @@ impl<'a> Cross<'a> {
     }
 }
 
-fn documents(files: &[File]) -> impl Iterator<Item = &Document> {
+pub(super) fn documents(files: &[File]) -> impl Iterator<Item = &Document> {
     files.iter().flat_map(|f| &f.documents)
 }
 
 /// The place of a value, or of the nearest that is there above it.
-fn at(document: &Document, path: &[&str]) -> Span {
+pub(super) fn at(document: &Document, path: &[&str]) -> Span {
     (0..=path.len())
         .rev()
         .find_map(|n| document.node.find(&path[..n], None))

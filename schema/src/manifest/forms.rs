@@ -246,6 +246,8 @@ forms! {
     crate::kind::Jump, BadJump, "write `[user@]host[:port]`";
     crate::Address, BadAddress, "write an IP address or a host name; user and port belong to `ssh`";
     crate::System, BadSystem, "write it as Nix does: `x86_64-linux`, `aarch64-linux`";
+    crate::kind::FileMode, BadMode, "octal and in quotes: \"0400\", \"0440\"";
+    crate::kind::PublicKey, BadPublicKey, "`age1…`, `ssh-ed25519 AAAA…` or `ssh-rsa AAAA…`, as `age-keygen -y` or ssh-keygen print it";
     crate::HostName, BadName, "a DNS label: lower-case letters, digits and inner `-`, at most 63";
 }
 
@@ -324,6 +326,7 @@ word_fields!(
     Mode,
     OnTimeout,
     Reboot,
+    SecretFormat,
     Severity,
     Signatures,
 );

@@ -70,6 +70,7 @@ impl Decode for FleetSpec {
             discovery: f.opt(r, "discovery"),
             adopt: f.opt(r, "adopt"),
             trunk: f.opt(r, "trunk"),
+            secrets: f.opt(r, "secrets"),
         };
         f.close(r);
         Some(spec)
@@ -148,6 +149,7 @@ fn policy(f: &mut Fields<'_>, r: &mut Reader<'_>) -> HostDefaults {
         specialisation: None,
         reboot: f.opt(r, "reboot"),
         drift: f.opt(r, "drift"),
+        secrets: f.opt(r, "secrets"),
         suspend: f.opt(r, "suspend"),
         keep_generations: f.int(r, "keepGenerations", 2..=1000),
     };
@@ -182,6 +184,7 @@ impl Decode for HostSpec {
             specialisation: None,
             reboot: shared.reboot,
             drift: shared.drift,
+            secrets: shared.secrets,
             depends_on,
             suspend: shared.suspend,
             keep_generations: shared.keep_generations,
@@ -253,7 +256,7 @@ impl Decode for FailedUnits {
 }
 
 /// A list of texts of one form.
-fn texts(r: &mut Reader<'_>, node: &Node, rule: &Rule) -> Option<Vec<String>> {
+pub(super) fn texts(r: &mut Reader<'_>, node: &Node, rule: &Rule) -> Option<Vec<String>> {
     if let Value::List(items) = &node.value {
         let values: Vec<_> = items.iter().map(|item| rule.read(r, item)).collect();
         once_each(r, Some(node));

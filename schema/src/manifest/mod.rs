@@ -17,13 +17,16 @@ mod problem;
 mod read;
 mod render;
 mod rules;
+mod secrets;
 mod settled;
 mod sinks;
 mod source;
+mod sources;
 mod tree;
 
 pub use problem::{Problem, ProblemKind, SchemaSees};
 pub use render::{Style, count, render};
+pub use sources::{SecretSources, SourceFault};
 
 use crate::kind::FleetManifests;
 
@@ -33,6 +36,17 @@ use crate::kind::FleetManifests;
 /// Every problem of every file, in the order of files and lines.
 pub fn resolve<P: AsRef<str>, B: AsRef<[u8]>>(
     files: &[(P, B)],
+) -> Result<FleetManifests, Vec<Problem>> {
+    resolve_with(files, None)
+}
+
+/// The same, with secrets held against the repository's encrypted files.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with<P: AsRef<str>, B: AsRef<[u8]>>(
+    files: &[(P, B)],
+    sources: Option<&dyn SecretSources>,
 ) -> Result<FleetManifests, Vec<Problem>> {
     if files.len() > limits::FILES_MAX {
         let text = format!(
@@ -51,7 +65,7 @@ pub fn resolve<P: AsRef<str>, B: AsRef<[u8]>>(
         .enumerate()
         .map(|(n, (path, bytes))| read::file(n, path.as_ref(), bytes.as_ref(), &mut problems))
         .collect();
-    let (manifests, mut more) = cross::Cross::new(&read).run();
+    let (manifests, mut more) = cross::Cross::new(&read).run(sources);
     problems.append(&mut more);
     if problems.is_empty() {
         return Ok(manifests);

@@ -119,8 +119,14 @@ problems! {
     BadPath: Sometimes,
     /// A command is a program and its arguments.
     BadCommand: Sometimes,
-    /// A public key is `NAME:BASE64`.
+    /// A public key is one that its field takes.
     BadPublicKey: Sometimes,
+    /// A file's mode is octal.
+    BadMode: Sometimes,
+    /// A user or group is a name or a number.
+    BadOwner: Sometimes,
+    /// A key within a file is `a/b/0`.
+    BadKey: Sometimes,
     // documents against each other
     /// A name is given once to each kind.
     DuplicateName: Never,
@@ -138,6 +144,23 @@ problems! {
     DependencyCycle: Never,
     /// Each host has a system, its own or the fleet's.
     NoSystem: Never,
+    // secrets
+    /// No two files of a host have one place.
+    PathCollision: Never,
+    /// A secret that a template names exists, for all of its hosts.
+    UnknownSecret: Never,
+    /// A host that gets secrets has a key that opens them.
+    NoHostKey: Never,
+    /// Secrets for users need the NixOS module on the host.
+    NeedsModule: Never,
+    /// The source is a file of the repository, tracked by Git.
+    NoSource: Never,
+    /// The source is encrypted, and reads as its format.
+    NotEncrypted: Never,
+    /// The key is in the file, and is a string.
+    NoSuchKey: Never,
+    /// Each host that gets a secret can open its file.
+    NotARecipient: Never,
 }
 
 /// One thing that is wrong, where, and what to do.

@@ -9,7 +9,7 @@ use super::{
     tree::{self, Node, Parsed, Value},
 };
 use crate::kind::{
-    API_VERSION, AlertSpec, CacheSpec, CheckSpec, FleetSpec, HostSpec, Kind, Metadata,
+    API_VERSION, AlertSpec, CacheSpec, CheckSpec, FleetSpec, HostSpec, Kind, Metadata, SecretSpec,
 };
 
 /// A document that says which kind it is.
@@ -29,6 +29,7 @@ pub(super) enum Spec {
     Check(Option<CheckSpec>),
     Alert(Option<AlertSpec>),
     Cache(Option<CacheSpec>),
+    Secret(Option<SecretSpec>),
     /// Of a kind that is not built yet.
     Later,
 }
@@ -191,9 +192,8 @@ fn absent(kind: Kind) -> Spec {
         Kind::Check => Spec::Check(None),
         Kind::Alert => Spec::Alert(None),
         Kind::Cache => Spec::Cache(None),
-        Kind::Secret | Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => {
-            Spec::Later
-        }
+        Kind::Secret => Spec::Secret(None),
+        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => Spec::Later,
     }
 }
 
@@ -204,9 +204,8 @@ fn spec(r: &mut Reader<'_>, kind: Kind, at: &Node) -> Spec {
         Kind::Check => Spec::Check(CheckSpec::decode(r, at, "spec")),
         Kind::Alert => Spec::Alert(AlertSpec::decode(r, at, "spec")),
         Kind::Cache => Spec::Cache(CacheSpec::decode(r, at, "spec")),
-        Kind::Secret | Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => {
-            Spec::Later
-        }
+        Kind::Secret => Spec::Secret(SecretSpec::decode(r, at, "spec")),
+        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => Spec::Later,
     }
 }
 

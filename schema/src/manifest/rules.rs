@@ -94,6 +94,34 @@ pub(super) const IP: Rule = Rule {
     check: |s| s.parse::<std::net::IpAddr>().is_ok(),
 };
 
+pub(super) const HOST_PATH: Rule = Rule {
+    kind: ProblemKind::BadPath,
+    what: "a path on the host",
+    help: "absolute, without `..`, `//` and a `/` at the end: `/etc/app/token`",
+    check: is_host_path,
+};
+
+pub(super) const SECRET_KEY: Rule = Rule {
+    kind: ProblemKind::BadKey,
+    what: "a key within a file",
+    help: "names and indices joined by `/`: `db/password`, `users/0/token`",
+    check: |s| {
+        (1..=1024).contains(&s.len())
+            && !s.split('/').any(str::is_empty)
+            && !s.contains(char::is_control)
+    },
+};
+
+pub(super) const TEMPLATE_NAME: Rule = Rule {
+    kind: ProblemKind::BadName,
+    what: "a template's name",
+    help: "a file's name: letters, digits, `_`, `-` and inner `.`, at most 128",
+    check: |s| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        (1..=128).contains(&s.len()) && !s.starts_with(['.', '-']) && s.bytes().all(good)
+    },
+};
+
 pub(super) const PUBLIC_KEY: Rule = Rule {
     kind: ProblemKind::BadPublicKey,
     what: "a public key of a cache",
@@ -119,6 +147,14 @@ fn is_unit(s: &str) -> bool {
         .rsplit_once('.')
         .is_some_and(|(name, suffix)| !name.is_empty() && SUFFIXES.contains(&suffix));
     s.len() <= 255 && !s.starts_with('-') && suffix && s.bytes().all(good)
+}
+
+fn is_host_path(s: &str) -> bool {
+    let part = |p: &str| !p.is_empty() && p != "." && p != "..";
+    let absolute = s.strip_prefix('/');
+    absolute.is_some_and(|rest| rest.split('/').all(part))
+        && s.len() <= 1024
+        && !s.contains(char::is_control)
 }
 
 fn is_attribute(s: &str) -> bool {

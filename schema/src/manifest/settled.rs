@@ -3,8 +3,9 @@
 use super::sinks::reason;
 use crate::{
     kind::{
-        Adopt, AlertSpec, CheckSpec, DiscoverFrom, Duration, FleetSpec, Metadata, Probe,
-        ResolvedAlert, ResolvedCheck, ResolvedFleet, ResolvedRollout, Severity, Signatures,
+        Adopt, AlertSpec, CheckSpec, DiscoverFrom, Duration, FileMode, FleetSpec, Metadata, Owner,
+        Probe, ResolvedAlert, ResolvedCheck, ResolvedFleet, ResolvedRollout, ResolvedSecret,
+        ResolvedTemplate, SecretFormat, SecretSpec, SecretTemplate, Severity, Signatures,
     },
     status,
 };
@@ -27,6 +28,47 @@ pub(super) fn resolved_fleet(name: String, spec: FleetSpec) -> ResolvedFleet {
             .trunk
             .and_then(|t| t.signatures)
             .unwrap_or(Signatures::Ignore),
+        admins: spec.secrets.and_then(|s| s.admins).unwrap_or_default(),
+    }
+}
+
+/// The hosts are filled in by the caller.
+pub(super) fn resolved_secret(meta: &Metadata, spec: &SecretSpec) -> ResolvedSecret {
+    ResolvedSecret {
+        name: meta.name.clone(),
+        source: spec
+            .source
+            .strip_prefix("./")
+            .unwrap_or(&spec.source)
+            .to_owned(),
+        format: spec
+            .format
+            .unwrap_or_else(|| SecretFormat::of_path(&spec.source)),
+        key: spec.key.clone(),
+        selector: spec.hosts.clone(),
+        hosts: Default::default(),
+        path: spec.path.clone(),
+        owner: spec.owner.clone().unwrap_or_else(Owner::root),
+        group: spec.group.clone(),
+        mode: spec.mode.unwrap_or(FileMode::FILE),
+        directory_mode: spec.directory_mode.unwrap_or(FileMode::DIRECTORY),
+        needed_for_users: spec.needed_for_users.unwrap_or(false),
+        restart_units: spec.restart_units.clone().unwrap_or_default(),
+        reload_units: spec.reload_units.clone().unwrap_or_default(),
+        templates: spec.templates.iter().flatten().map(template).collect(),
+    }
+}
+
+fn template(written: &SecretTemplate) -> ResolvedTemplate {
+    ResolvedTemplate {
+        name: written.name.clone(),
+        content: written.content.clone(),
+        path: written.path.clone(),
+        owner: written.owner.clone().unwrap_or_else(Owner::root),
+        group: written.group.clone(),
+        mode: written.mode.unwrap_or(FileMode::FILE),
+        restart_units: written.restart_units.clone().unwrap_or_default(),
+        reload_units: written.reload_units.clone().unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod intent;
 mod report;
+mod secrets;
 mod signed;
 
 pub use intent::{
@@ -12,6 +13,10 @@ pub use intent::{
 pub use report::{
     Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FailedUnit, Hold,
     Identity, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running, Stage,
+};
+pub use secrets::{
+    SECRETS_BYTES_MAX, SECRETS_V1, SecretFile, SecretPlace, SecretTemplate, SecretsGoal,
+    secrets_digest,
 };
 pub use signed::{Keys, Signature, Signed, SignedError, key_text, pae};
 

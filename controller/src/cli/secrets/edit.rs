@@ -33,7 +33,7 @@ pub(super) struct Args {
 /// What is edited, and how it goes back.
 enum Subject {
     New(FileFormat),
-    Sops(Encrypted),
+    Sops(Box<Encrypted>),
     Age,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, Failure> {
                     .decrypt(&keys.identities, Mac::Verify)
                     .map_err(keys.explain(path))?;
                 let text = plain.to_editor().map_err(Failure::format(path))?;
-                (Subject::Sops(file), text)
+                (Subject::Sops(Box::new(file)), text)
             }
         },
     };

@@ -3,15 +3,18 @@
 
 mod age;
 mod ask;
+mod check;
 mod decrypt;
 mod edit;
 mod encrypt;
 mod file;
+pub(super) mod fleet;
 mod identity;
 mod ram;
 mod recipients;
 mod rotate;
 mod set;
+mod updatekeys;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +38,10 @@ enum Verb {
     Edit(edit::Args),
     Set(set::Args),
     Rotate(rotate::Args),
+    Updatekeys(updatekeys::Args),
+    Check(check::Args),
+    HostKey(check::HostKeyArgs),
+    SopsYaml(updatekeys::SopsYamlArgs),
 }
 
 /// `-o` of these verbs.
@@ -91,7 +98,7 @@ impl FileFormat {
 
 /// Why a verb failed. Messages never hold plain text.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     /// The formats say no.
     #[error("{}: {source}", .path.display())]
     Format { path: PathBuf, source: Error },
@@ -129,6 +136,10 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Edit(args) => (args.output, edit::run(&args, ctx)),
         Verb::Set(args) => (args.output, set::run(&args, ctx)),
         Verb::Rotate(args) => (args.output, rotate::run(&args, ctx)),
+        Verb::Updatekeys(args) => (args.output, updatekeys::run(&args, ctx)),
+        Verb::Check(args) => (args.output, check::run(&args, ctx)),
+        Verb::HostKey(args) => (args.output, check::host_key(&args, ctx)),
+        Verb::SopsYaml(args) => (args.output, updatekeys::sops_yaml(&args, ctx)),
     };
     match result {
         Ok(exit) => Ok(exit),
@@ -151,6 +162,15 @@ fn no_dumps() {
     };
     let _best_effort = setrlimit(Resource::Core, none);
     let _best_effort = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// The known name that somebody probably meant.
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .min()
+        .map(|(_, name)| name)
 }
 
 /// The time that goes into files.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use trueup_secrets::rules::CreationRules;
 use trueup_secrets::{Recipient, ScopeRule, agenix};
 
-use super::{Failure, FileFormat, file};
+use super::{Failure, FileFormat, file, fleet::Fleet};
+use crate::secrets::Readers;
 
 /// Folders above a file that are searched, as sops does.
 const LEVELS_MAX: usize = 100;
@@ -49,6 +50,9 @@ pub(super) fn of_file(
         path: path.to_owned(),
         source,
     })?;
+    if let Some(found) = by_manifests(&path)? {
+        return Ok(found);
+    }
     let found = if format == FileFormat::Age {
         by_secrets_nix(&path)?
     } else {
@@ -66,6 +70,23 @@ pub(super) fn of_file(
 fn above(path: &Path, name: &str) -> Option<PathBuf> {
     let folders = path.ancestors().skip(1).take(LEVELS_MAX);
     folders.map(|dir| dir.join(name)).find(|p| p.is_file())
+}
+
+/// Hosts that a Secret with this source selects, and the admins.
+fn by_manifests(path: &Path) -> Result<Option<For>, Failure> {
+    let Some(fleet) = path.parent().and_then(Fleet::above) else {
+        return Ok(None);
+    };
+    let Some(name) = fleet.name_of(path) else {
+        return Ok(None);
+    };
+    let manifests = fleet.manifests()?;
+    let readers = Readers::of(&manifests, &name);
+    let groups = readers.map(|r| r.groups(None));
+    Ok(groups.filter(|g| !g.concat().is_empty()).map(|groups| For {
+        groups,
+        ..For::default()
+    }))
 }
 
 fn by_sops_yaml(path: &Path) -> Result<Option<For>, Failure> {
