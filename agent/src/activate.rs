@@ -254,7 +254,7 @@ impl Run<'_> {
         };
         // The controller logs in meanwhile. Until this is done the dead-man stands for the activation's limit.
         deadman::arm_once(&self.ctx.layout, self.ctx.order(), deadline.at)?;
-        let settle = system_goal(self.ctx).map_or(10, |g| g.settle_secs);
+        let settle = settle_secs(self.ctx);
         let settled = since
             .at
             .saturating_add(settle.saturating_mul(1_000_000_000));
@@ -459,6 +459,16 @@ pub fn system_goal(ctx: &Context) -> Option<SystemGoal> {
         .iter()
         .find(|g| g.component.as_str() == "system")?;
     serde_json::from_value(goal.body.clone()).ok()
+}
+
+/// For how long units are watched, by whichever goal says so.
+fn settle_secs(ctx: &Context) -> u64 {
+    let secrets = || {
+        let goal = ctx.intent.goals.first()?;
+        crate::secrets::body(goal).ok().map(|g| g.settle_secs)
+    };
+    let system = system_goal(ctx).map(|g| g.settle_secs);
+    system.or_else(secrets).unwrap_or(10)
 }
 
 /// Nobody has to confirm.

@@ -9,10 +9,11 @@ use trueup_schema::wire::{Hold, OfferReply, Order};
 use crate::files::{self, Layout};
 use crate::{
     AgentError, activate, confirm, contact, deadman, journal, offer, parse_order, report, resume,
+    secrets,
 };
 
 const USAGE: &str = "trueup-agent version [-o json] | report | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
-| resume | hold --for 2h --reason TEXT | release";
+| resume | secrets restore [--for-users] | hold --for 2h --reason TEXT | release";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
 
@@ -104,6 +105,16 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
                 .map_err(|_| AgentError::Usage("--deadline NANOSECONDS".to_owned()))?;
             deadman::wait_and_act(&layout, order(rest)?, option(rest, "--boot-id")?, deadline)
         }
+        "secrets" => match rest.first().map(String::as_str) {
+            Some("restore") => {
+                let for_users = rest.iter().any(|a| a == "--for-users");
+                let places = secrets::Places::default();
+                let count = secrets::restore(&layout, &places, for_users)?;
+                eprintln!("trueup-agent: {count} secrets in place");
+                Ok(())
+            }
+            _ => Err(AgentError::Usage(USAGE.to_owned())),
+        },
         "resume" => resume::close_if_rebooted(&layout),
         "hold" => hold(&layout, rest),
         "release" => {

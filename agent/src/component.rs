@@ -162,6 +162,7 @@ pub trait Component {
 /// The component behind a goal.
 pub fn of(goal: &Goal) -> Result<Box<dyn Component>, AgentError> {
     match goal.component.as_str() {
+        "secrets" => Ok(Box::new(crate::secrets::SecretsComponent::new(goal)?)),
         "system" => Ok(Box::new(crate::system::SystemComponent::new(goal)?)),
         #[cfg(feature = "planted")]
         "second" => Ok(Box::new(crate::second::Second::new(goal)?)),

@@ -30,6 +30,7 @@ pub mod report;
 pub mod resume;
 #[cfg(feature = "planted")]
 pub mod second;
+pub mod secrets;
 pub mod session;
 pub mod system;
 pub mod trust;

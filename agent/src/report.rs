@@ -8,19 +8,19 @@ use trueup_core::agent::{Phase, State};
 use trueup_schema::Timestamp;
 use trueup_schema::wire::{
     Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FORMAT, Hold, Identity,
-    Intent, Order, OtherManager, Report, Running, SYSTEM_V1,
+    Intent, Order, OtherManager, Report, Running, SECRETS_V1, SYSTEM_V1,
 };
 
 use crate::files::{self, Layout};
 use crate::units::{self, Units};
-use crate::{AgentError, boot, component, deadman, journal, memory, preflight};
+use crate::{AgentError, boot, component, deadman, journal, memory, preflight, secrets};
 
 /// What this program understands.
 #[cfg(not(feature = "planted"))]
-pub const UNDERSTANDS: [&str; 1] = [SYSTEM_V1];
+pub const UNDERSTANDS: [&str; 2] = [SYSTEM_V1, SECRETS_V1];
 /// What this program understands.
 #[cfg(feature = "planted")]
-pub const UNDERSTANDS: [&str; 2] = [SYSTEM_V1, crate::second::SECOND_V1];
+pub const UNDERSTANDS: [&str; 3] = [SYSTEM_V1, SECRETS_V1, crate::second::SECOND_V1];
 /// Units of other tools that deploy.
 const OTHERS: [(&str, &str); 5] = [
     ("nixos-upgrade", "nixos-upgrade.timer"),
@@ -29,6 +29,8 @@ const OTHERS: [(&str, &str); 5] = [
     ("bento", "bento-upgrade.timer"),
     ("npins-deploy", "npins-deploy.timer"),
 ];
+/// More differences are not told.
+const MAX_WARNINGS: usize = 16;
 /// More host keys are not told.
 const MAX_HOST_KEYS: usize = 16;
 
@@ -48,6 +50,10 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
         .as_ref()
         .map(|r| attempt(&r.state, r.timeline.clone(), intent.as_ref()));
     let mut warnings = Vec::new();
+    let secrets = secrets(layout)?;
+    for what in secrets.differs.iter().take(MAX_WARNINGS) {
+        warnings.push(format!("secrets: {what}"));
+    }
     let loader = boot::detect();
     if loader.closure.is_none() {
         warnings.push(format!(
@@ -86,7 +92,7 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
             understands: UNDERSTANDS.iter().map(|s| (*s).to_owned()).collect(),
         },
         running: running(&units, loader, attempt.as_ref()),
-        components: components(layout, intent.as_ref())?,
+        components: components(layout, intent.as_ref(), &secrets)?,
         attempt,
         other_managers: others(&units),
         hold: hold(layout)?,
@@ -172,9 +178,19 @@ fn specialisation() -> Option<String> {
         .and_then(|e| e.file_name().into_string().ok())
 }
 
+/// What is in memory, against what was committed.
+fn secrets(layout: &Layout) -> Result<secrets::Looked, AgentError> {
+    let memory = memory::read(layout)?;
+    let kept = memory.iter().find(|(name, _)| name.as_str() == "secrets");
+    let confirmed = kept.and_then(|(_, kept)| kept.confirmed.as_ref());
+    let places = secrets::Places::default();
+    Ok(secrets::look(layout, &places, confirmed))
+}
+
 fn components(
     layout: &Layout,
     intent: Option<&Intent>,
+    secrets: &secrets::Looked,
 ) -> Result<Vec<ComponentReport>, AgentError> {
     let memory = memory::read(layout)?;
     let report = |(name, kept): (_, memory::Kept)| {
@@ -183,6 +199,12 @@ fn components(
             let found = component::of(g).ok()?.observe(layout).ok()?;
             found.in_effect.then(|| g.digest.clone())
         });
+        // Known without its goal, which may be of an older intent.
+        let observed = if name.as_str() == "secrets" {
+            secrets.digest.clone()
+        } else {
+            observed
+        };
         ComponentReport {
             name,
             observed,

@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use trueup::secrets::{Found, Repository};
 use trueup_schema::{
     json_schema,
-    kind::Kind,
+    kind::{FleetManifests, Kind},
     manifest::{self, Problem, ProblemKind, SchemaSees, Style, limits},
 };
 
@@ -18,6 +19,20 @@ const FLEET: &str = "apiVersion: trueup/v1alpha1\nkind: Fleet\nmetadata: {name: 
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What is in the repository beside the manifests: `fixtures/manifests/sources`.
+fn source(name: &str) -> Found {
+    match fs::read(root().join("fixtures/manifests/sources").join(name)) {
+        Ok(_) if name.contains("untracked") => Found::Untracked,
+        Ok(bytes) => Found::File(bytes),
+        Err(_) => Found::Missing,
+    }
+}
+
+/// As `trueup validate` and the controller read them: with the encrypted files.
+fn resolve(files: &Files) -> Result<FleetManifests, Vec<Problem>> {
+    manifest::resolve_with(files, Some(&Repository::new(&source)))
 }
 
 fn accepting() -> bool {
@@ -79,7 +94,7 @@ fn bad() -> BTreeMap<String, (Files, Vec<Problem>)> {
         .map(|(name, files)| (name.to_owned(), files));
     let all = fixtures("bad").into_iter().chain(made);
     all.map(|(name, files)| {
-        let problems = manifest::resolve(&files).expect_err(&name);
+        let problems = resolve(&files).expect_err(&name);
         (name, (files, problems))
     })
     .collect()
@@ -181,7 +196,7 @@ fn good_manifests_come_to_what_their_golden_files_say() {
     let folder = root().join("fixtures/manifests/good");
     let mut wrong = Vec::new();
     for (name, files) in fixtures("good") {
-        let manifests = manifest::resolve(&files)
+        let manifests = resolve(&files)
             .unwrap_or_else(|p| panic!("{name}\n{}", manifest::render(&p, Style::Plain)));
         let json = serde_json::to_value(&manifests).unwrap();
         assert_eq!(
@@ -254,7 +269,7 @@ fn schemas_and_reader_agree_on_every_fixture() {
     }
     let (mut compared, mut differ) = (0, Vec::new());
     for (name, files) in fixtures("bad") {
-        let problems = manifest::resolve(&files).expect_err(&name);
+        let problems = resolve(&files).expect_err(&name);
         let Some(documents) = manifest::documents_as_json(&files[0].1) else {
             continue;
         };
