@@ -44,6 +44,7 @@ fn manifest(name: &str, role: &str) -> ResolvedHost {
         keep_generations: 10,
         reboot: Reboot::Never,
         specialisation: None,
+        secrets: Default::default(),
     }
 }
 
