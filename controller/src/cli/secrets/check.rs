@@ -11,6 +11,11 @@ use super::{Ctx, Exit, Failure, Output, fleet::Fleet};
 use crate::cli::output;
 use crate::secrets::{Access, File, Found, Readers, Repository, host_recipients, parse};
 
+/// Of the table.
+const HEADS: [&str; 6] = [
+    "SECRET", "SOURCE", "STATUS", "CAN READ", "MISSING", "SURPLUS",
+];
+
 /// Show who can read which secrets, and who should
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -80,7 +85,13 @@ pub(super) fn run(args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, Failure> {
         );
         let lints = file.as_ref().map(findings).unwrap_or_default();
         notes.extend(lints.iter().map(|l| format!("{name}: {l}")));
-        let list = |all: &[String]| output::or_dash(&all.join(", "));
+        let list = |all: &[String]| {
+            if all.is_empty() {
+                "-".to_owned()
+            } else {
+                all.join(", ")
+            }
+        };
         rows.push(vec![
             name.clone(),
             secret.source.clone(),
@@ -103,10 +114,11 @@ pub(super) fn run(args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, Failure> {
     if args.output == Output::Json {
         ctx.say(format_args!("{:#}", json!({ "secrets": documents })));
     } else {
-        let heads = [
-            "SECRET", "SOURCE", "STATUS", "CAN READ", "MISSING", "SURPLUS",
-        ];
-        output::table(ctx, &heads, &rows);
+        let table = output::Columns::of(&HEADS, &rows);
+        table.head(ctx);
+        for row in &rows {
+            table.row(ctx, row);
+        }
         for note in notes {
             ctx.note(note);
         }
