@@ -190,6 +190,47 @@ fn roots_of(store: &str) -> PathBuf {
     base.join("nix/var/nix/gcroots/trueup")
 }
 
+/// Nix as the settings have it.
+pub(crate) fn nix_settings(settings: &Settings, signing_key: PathBuf) -> NixSettings {
+    NixSettings {
+        program: settings.nix_program.clone(),
+        store: hub(settings),
+        env: environment(),
+        config: std::env::var("NIX_CONFIG").unwrap_or_default(),
+        state: settings.state_dir.clone(),
+        roots: roots_of(&settings.hub_store),
+        evaluation_memory: settings.limits.evaluation_memory_mib << 20,
+        evaluation_wall: settings.limits.evaluation_timeout,
+        evaluations: settings.limits.evaluations as usize,
+        build_silence: settings.limits.build_silence,
+        signing_key,
+    }
+}
+
+/// ssh as the settings have it.
+pub(crate) fn ssh_settings(settings: &Settings, pin: String, store_key: String) -> SshSettings {
+    let mut env = environment();
+    let nix_config = std::env::var("NIX_CONFIG").unwrap_or_default();
+    let config = format!("extra-experimental-features = nix-command flakes\n{nix_config}");
+    env.insert("NIX_CONFIG".to_owned(), config.into());
+    SshSettings {
+        ssh: "ssh".into(),
+        nix: settings.nix_program.clone(),
+        env,
+        identity: settings.ssh_identity_file.clone(),
+        config: settings.ssh_config_file.clone(),
+        run_dir: settings.state_dir.join("ssh"),
+        hub: hub(settings),
+        agents: settings.agent_packages.clone(),
+        pin,
+        store_key,
+    }
+}
+
+fn hub(settings: &Settings) -> Option<String> {
+    (settings.hub_store != AUTO).then(|| settings.hub_store.clone())
+}
+
 async fn ports(
     settings: &Settings,
     db: &SqliteDb,
@@ -204,45 +245,14 @@ async fn ports(
         Some(file) => StoreKey::load(file)?,
         None => StoreKey::load_or_make(&keys, STORE_KEY_NAME)?,
     };
-    let hub = (settings.hub_store != AUTO).then(|| settings.hub_store.clone());
-    let env = environment();
-    let nix_config = std::env::var("NIX_CONFIG").unwrap_or_default();
-    let nix = Nix::new(NixSettings {
-        program: settings.nix_program.clone(),
-        store: hub.clone(),
-        env: env.clone(),
-        config: nix_config.clone(),
-        state: settings.state_dir.clone(),
-        roots: roots_of(&settings.hub_store),
-        evaluation_memory: settings.limits.evaluation_memory_mib << 20,
-        evaluation_wall: settings.limits.evaluation_timeout,
-        evaluations: settings.limits.evaluations as usize,
-        build_silence: settings.limits.build_silence,
-        signing_key: store_key.file,
-    })
-    .with_version()
-    .await?;
-    let mut ssh_env = env;
-    let config = format!("extra-experimental-features = nix-command flakes\n{nix_config}");
-    ssh_env.insert("NIX_CONFIG".to_owned(), config.into());
-    let hosts = SshHosts::new(SshSettings {
-        ssh: "ssh".into(),
-        nix: settings.nix_program.clone(),
-        env: ssh_env,
-        identity: settings.ssh_identity_file.clone(),
-        config: settings.ssh_config_file.clone(),
-        run_dir: settings.state_dir.join("ssh"),
-        hub,
-        agents: settings.agent_packages.clone(),
-        pin: key.cluster(),
-        store_key: store_key.public,
-    })
-    .map_err(system("making the folder for ssh's sockets"))?;
+    let nix = Nix::new(nix_settings(settings, store_key.file));
+    let hosts = SshHosts::new(ssh_settings(settings, key.cluster(), store_key.public))
+        .map_err(system("making the folder for ssh's sockets"))?;
     masters.get_or_init(|| hosts.masters());
     let nix = Rc::new(nix);
     Ok(Ports {
         db: Rc::new(db.clone()),
-        source: Rc::new(source(settings)?),
+        source: Rc::new(GitSource::new(source_settings(settings)?)),
         evaluator: nix.clone(),
         builder: nix.clone(),
         publisher: nix,
@@ -254,7 +264,8 @@ async fn ports(
     })
 }
 
-fn source(settings: &Settings) -> Result<GitSource, RunError> {
+/// The trunk as the settings have it.
+pub(crate) fn source_settings(settings: &Settings) -> Result<SourceSettings, RunError> {
     let repository = &settings.repository;
     let read = |path: &Option<PathBuf>| match path {
         None => Ok(None),
@@ -268,7 +279,7 @@ fn source(settings: &Settings) -> Result<GitSource, RunError> {
     };
     let known = read(&repository.credentials.known_hosts_file)?.unwrap_or_default();
     let token = read(&repository.credentials.token_file)?;
-    Ok(GitSource::new(SourceSettings {
+    Ok(SourceSettings {
         url: repository.url.clone(),
         branch: repository.branch.clone(),
         fleet: repository.path.clone(),
@@ -284,5 +295,5 @@ fn source(settings: &Settings) -> Result<GitSource, RunError> {
             trueup_schema::manifest::resolve(files)
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect())
         },
-    }))
+    })
 }

@@ -1,5 +1,6 @@
 //! See tests/Cargo.toml.
 #![allow(clippy::unwrap_used)]
+mod cli;
 mod docs;
 mod layering;
 mod manifests;

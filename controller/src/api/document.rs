@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trueup_engine::ports::BuildFailure;
 use trueup_engine::record;
-use trueup_schema::status::{Actor, Event, HostStatus, Outcome, Reason};
+use trueup_schema::status::{Actor, Event, HostStatus, Outcome, Phase, Reason};
 use trueup_schema::wire::{AttemptReport, Hold, Identity, OtherManager, Stage};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
@@ -449,4 +449,44 @@ pub struct Change {
     pub key: String,
     /// Gone, as opposed to written.
     pub deleted: bool,
+}
+
+/// What is left to do for one host, and what is done about it now.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedHost {
+    /// Whom.
+    pub host: HostName,
+    /// What differs.
+    pub change: PlannedChange,
+    /// What runs.
+    pub from: Option<StorePath>,
+    /// What is to run.
+    pub to: Option<StorePath>,
+    /// Of drift: what differs; of what can't be told: why.
+    pub why: Option<String>,
+    /// The next step, in words.
+    pub next: String,
+    /// Would the host be changed now?
+    pub begins: bool,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why, for machines.
+    pub reason: Reason,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// See [`PlannedHost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PlannedChange {
+    /// It runs its goal, confirmed.
+    Nothing,
+    /// Its goal is still to be delivered.
+    Deliver,
+    /// Somebody changed it after its goal was confirmed.
+    Drift,
+    /// Not evaluated, or it never answered.
+    Unknown,
 }

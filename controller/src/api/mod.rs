@@ -5,6 +5,7 @@ mod actor;
 pub mod document;
 mod error;
 mod openapi;
+mod plan;
 mod read;
 pub mod request;
 mod route;

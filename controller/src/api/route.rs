@@ -11,13 +11,13 @@ use trueup_schema::HostName;
 use trueup_schema::status::{Actor, Event};
 
 use super::document::{
-    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, RevisionStatus, SourceStatus,
-    Version,
+    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost, RevisionStatus,
+    SourceStatus, Version,
 };
 use super::request::{
     Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
 };
-use super::{ApiError, Class, State, read, write};
+use super::{ApiError, Class, State, plan, read, write};
 
 /// What goes back.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ pub(super) enum Op {
     Hosts,
     Host,
     Describe,
+    Plan,
     Revisions,
     Builds,
     Events,
@@ -132,6 +133,12 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/hosts/{name}/describe",
         "One host with all that explains it",
         of::<Described>,
+    ),
+    get(
+        Op::Plan,
+        "/v1/plan",
+        "What is left to do for each host, and what is done about it now: decided as the controller decides",
+        of::<List<PlannedHost>>,
     ),
     get(
         Op::Revisions,
@@ -285,6 +292,7 @@ pub(super) async fn handle<D: Db>(
         Op::Hosts => json(&read::hosts(state).await?),
         Op::Host => json(&read::host(state, &host(varies)?).await?),
         Op::Describe => json(&read::describe(state, &host(varies)?).await?),
+        Op::Plan => json(&plan::plan(state).await?),
         Op::Revisions => json(&read::revisions(state).await?),
         Op::Builds => json(&read::builds(state).await?),
         Op::Events => json(&read::events(state, &query).await?),

@@ -15,8 +15,8 @@ use trueup_schema::status::Event;
 
 use super::{CliError, Exit};
 use crate::api::document::{
-    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, RevisionStatus, SourceStatus,
-    Version,
+    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost, RevisionStatus,
+    SourceStatus, Version,
 };
 use crate::api::request::{
     Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
@@ -58,6 +58,9 @@ impl Client {
     }
     pub fn describe(&self, name: &HostName) -> Result<Described, CliError> {
         self.get(&format!("/v1/hosts/{name}/describe"))
+    }
+    pub fn plan(&self) -> Result<List<PlannedHost>, CliError> {
+        self.get("/v1/plan")
     }
     pub fn revisions(&self) -> Result<List<Object<RevisionStatus>>, CliError> {
         self.get("/v1/revisions")

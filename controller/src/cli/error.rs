@@ -81,7 +81,7 @@ impl From<ApiError> for CliError {
         };
         Self {
             exit,
-            message: e.message,
+            message: super::output::local_times(&e.message, trueup_schema::Timestamp::now()),
             next: e.next,
         }
     }

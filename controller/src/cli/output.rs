@@ -212,10 +212,36 @@ pub(super) fn brief(message: &str, host: Option<&HostName>) -> String {
         rest = after;
     }
     out.push_str(rest);
+    let out = local_times(&out, Timestamp::now());
     match host {
         Some(host) => without_host(&out, host.as_str()),
         None => out,
     }
+}
+
+/// Times in a sentence of the controller, in the reader's zone: it writes them as `2026-01-01T14:05:06Z`.
+pub(super) fn local_times(text: &str, now: Timestamp) -> String {
+    let part = |c: char| c.is_ascii_digit() || "-:.TZ".contains(c);
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let end = rest[start..]
+            .find(|c| !part(c))
+            .map_or(rest.len(), |n| start + n);
+        let word = &rest[start..end];
+        let time = word
+            .split_inclusive('Z')
+            .next()
+            .filter(|t| t.ends_with('Z') && t.contains('T'));
+        let end = time.map_or(end, |t| start + t.len());
+        out.push_str(&rest[..start]);
+        match time.and_then(|t| t.parse().ok()) {
+            Some(then) => out.push_str(&clock(then, now)),
+            None => out.push_str(&rest[start..end]),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    out
 }
 
 /// How long ago: `12s`, `3m`, `5h`, `3d`.
@@ -379,6 +405,19 @@ mod tests {
             brief(&text, Some(&host)),
             "runs 00bg…-26.05, should run 00bg…-26.05/bin; /nix/store/x"
         );
+    }
+
+    #[test]
+    fn times_in_a_sentence_are_those_of_the_reader() {
+        let now: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
+        let text = "by ana since 2026-01-10T11:05:06.123456Z, until 2026-01-10T23:00:00Z: 2 disks, 10.0.0.1-a";
+        let at = |t: &str| clock(t.parse().unwrap(), now);
+        let want = format!(
+            "by ana since {}, until {}: 2 disks, 10.0.0.1-a",
+            at("2026-01-10T11:05:06Z"),
+            at("2026-01-10T23:00:00Z")
+        );
+        assert_eq!(local_times(text, now), want);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `trueup plan`: what a revision would change, host by host. Needs no controller: two revisions of a repository are
-//! evaluated here and compared. It changes nothing, and what it doesn't know it doesn't say.
+//! evaluated here and compared. Outside a repository the controller is asked what is left to do. It changes nothing, and what it doesn't know it doesn't say.
 
 mod closure;
 mod document;
@@ -15,12 +15,14 @@ use trueup_engine::ports::{Head, Opened};
 use trueup_schema::HostName;
 use trueup_schema::kind::{FleetManifests, ResolvedHost};
 
-use super::{CliError, Ctx, Exit, host_arg};
+use super::output::Format;
+use super::{CliError, Ctx, Exit, diff, host_arg};
 use crate::api::document::API_VERSION;
 use crate::edge::nix::Nix;
 use crate::edge::source::Local;
 use document::{Change, Commit, Field, HostPlan, Plan, Summary};
-use side::{Scratch, Side};
+pub(super) use side::Scratch;
+use side::Side;
 
 /// Show what a revision would change
 #[derive(Debug, clap::Args)]
@@ -72,14 +74,15 @@ enum Output {
 }
 
 pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("plan")?;
     let here = args.repo.clone().unwrap_or_else(|| ".".into());
-    let local =
-        Local::discover(&here, &args.path, scratch.path().to_owned(), side::read).map_err(|e| {
-            CliError::usage(e.to_string()).next(
-                "trueup plan --repo DIR; what a running controller has left to do: trueup diff",
-            )
-        })?;
+    let found = Local::discover(&here, &args.path, scratch.path().to_owned(), side::read);
+    let local = match found {
+        Ok(local) => local,
+        // Not in a repository, and none was named: what is left to do is the controller's to say.
+        Err(_) if args.repo.is_none() => return of_the_controller(&args, ctx),
+        Err(e) => return Err(CliError::usage(side::told(e)).next("trueup plan --repo DIR")),
+    };
     let fragment = side::fragment(args.config.as_deref())?;
     let nix = side::nix(&fragment, args.store.clone(), scratch.path());
     let rt = tokio::runtime::Builder::new_current_thread()
@@ -92,6 +95,36 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         s if s.fails > 0 => Exit::Failed,
         s if s.is_change() && args.detailed_exitcode => Exit::Difference,
         _ => Exit::Done,
+    })
+}
+
+fn of_the_controller(args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
+    let list = diff::asked(&args.hosts, ctx).map_err(|e| match e.exit {
+        Exit::NoController => CliError::new(
+            e.exit,
+            format!("this folder lies in no Git repository, and {}", e.message),
+        )
+        .next("trueup plan --repo DIR"),
+        _ => e,
+    })?;
+    match args.output {
+        Output::Json => {
+            Format::Json.document(ctx, &list)?;
+        }
+        Output::Yaml => {
+            Format::Yaml.document(ctx, &list)?;
+        }
+        Output::Table => diff::table(&list.items.iter().collect::<Vec<_>>(), ctx),
+        Output::Markdown => {
+            return Err(CliError::usage("markdown compares two revisions")
+                .next("trueup plan --repo DIR -o markdown"));
+        }
+    }
+    let changes = list.items.iter().any(diff::differs);
+    Ok(if changes && args.detailed_exitcode {
+        Exit::Difference
+    } else {
+        Exit::Done
     })
 }
 
@@ -108,7 +141,7 @@ fn print(args: &Args, plan: &Plan, ctx: &mut Ctx<'_>) -> Result<(), CliError> {
 }
 
 async fn plan(args: &Args, local: &Local, nix: &Nix, ctx: &mut Ctx<'_>) -> Result<Plan, CliError> {
-    let wrong = |e: trueup_engine::ports::SourceError| CliError::usage(e.to_string());
+    let wrong = |e| CliError::usage(side::told(e));
     let to = local.revision(&args.to).map_err(wrong)?;
     let from = match &args.from {
         Some(spec) => Some(local.revision(spec).map_err(wrong)?),

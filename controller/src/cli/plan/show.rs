@@ -284,7 +284,9 @@ fn cells(host: &HostPlan) -> [String; 5] {
         ];
     }
     change.extend(host.manifest.iter().map(field));
-    let differs = host.closure_from.is_some() && host.closure_to.is_some();
+    let differs = host.closure_from.is_some()
+        && host.closure_to.is_some()
+        && host.closure_from != host.closure_to;
     let unknown = || {
         if differs {
             "not known until built"

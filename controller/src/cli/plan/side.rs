@@ -20,9 +20,9 @@ use crate::settings::{self, Fragment, Limits};
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Result<Self, CliError> {
+    pub fn new(what: &str) -> Result<Self, CliError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("trueup-plan-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("trueup-{what}-{}", std::process::id()));
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -76,6 +76,14 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<FleetManifests, Vec<String>> 
     })
 }
 
+/// Nothing is fetched here: what fails is finding a commit.
+pub fn told(error: SourceError) -> String {
+    match error {
+        SourceError::Fetch { url, why } => format!("{url}: {why}"),
+        other => other.to_string(),
+    }
+}
+
 /// Why a revision can't be planned.
 pub fn refused(revision: &Revision, error: SourceError) -> CliError {
     match error {
@@ -87,7 +95,7 @@ pub fn refused(revision: &Revision, error: SourceError) -> CliError {
                 problems.join("\n")
             ),
         ),
-        other => CliError::usage(other.to_string()),
+        other => CliError::failed(other.to_string()),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::edge::exec::Limits;
 
 /// A closure of thousands of paths, on a busy machine.
 const WALL: Duration = Duration::from_secs(120);
+/// Whether it works at all is told soon.
+const CHECK_WALL: Duration = Duration::from_secs(10);
 /// Names of a large system's derivations, or its paths with their sizes.
 const OUTPUT_BYTES: usize = 64 << 20;
 /// Derivations that are looked into at once.
@@ -45,6 +47,32 @@ impl Nix {
         };
         let exit = exec::run(&self.spec(args, limits)).await.ok()?;
         (exit.ok() && !exit.truncated).then_some(exit.stdout)
+    }
+
+    /// Does it run, with flakes, and does it open its store? Its version, or what it complains of.
+    pub async fn works(&self) -> Result<String, String> {
+        let mut spec = self.spec(vec!["--version".into()], Limits::default());
+        spec.args.truncate(1);
+        let version = exec::run(&spec)
+            .await
+            .map_err(|e| e.to_string())?
+            .out_text();
+        let args = ["eval", "--expr", "builtins.currentSystem", "--impure"];
+        let args = args.iter().map(OsString::from).collect();
+        let limits = Limits {
+            wall: CHECK_WALL,
+            ..Limits::default()
+        };
+        match exec::run(&self.spec(args, limits)).await {
+            Ok(exit) if exit.ok() => Ok(version),
+            Ok(exit) => Err(exit
+                .err_text()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .to_owned()),
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     /// All paths of a closure with their sizes in bytes; `None` where it is not (wholly) in the store.

@@ -5,6 +5,7 @@ mod agent;
 mod config;
 mod fault;
 mod masters;
+mod probe;
 mod way;
 
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ use trueup_schema::{HostName, StorePath, System};
 use super::exec::{self, ExecSpec, Exit, Limits, Line};
 pub use config::Freshness;
 pub use masters::Masters;
+pub use probe::Probe;
 
 /// An ordinary question to the agent. A login may take 25 s on a host whose logind is busy, and then succeed.
 const ASK_WALL: Duration = Duration::from_secs(60);

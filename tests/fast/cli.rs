@@ -1,0 +1,781 @@
+//! The command line against a real controller whose hosts don't answer: what a person reads word for word (golden files
+//! in `cli/`, `TRUEUP_ACCEPT=1` writes them anew), and the exit codes that scripts rely on. No lab, and in place of Nix a
+//! script that knows these three hosts: what is said is the subject here, and `edges` has the real one.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use regex::Regex;
+use serde_json::Value;
+use trueup_fixtures::fleet::{self, HostAt};
+
+/// The program's own `main.rs`, built for these tests.
+const TRUEUP: &str = env!("CARGO_BIN_EXE_trueup-cli");
+/// A busy machine is slow to start a controller; a step that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+const HOSTS: [&str; 3] = ["db-1", "web-1", "web-2"];
+
+/// Answers what the controller asks Nix of a fleet that is built already; while the file `slow` lies beside it, it
+/// takes its time to evaluate.
+const NIX: &str = r#"#!/bin/sh
+case "$1" in
+  eval)
+    [ ! -e "${0%/*}/slow" ] || exec sleep 1000
+    of() { echo "\"$2\": {\"drv\": \"/nix/store/$1-nixos-system-$2-26.05.drv\", \"out\": \"/nix/store/$1-nixos-system-$2-26.05\"}"; }
+    echo "{$(of 00bgd045z0d4icpbc2yyz4gx48ak44la db-1), $(of 11bgd045z0d4icpbc2yyz4gx48ak44la web-1), $(of 22bgd045z0d4icpbc2yyz4gx48ak44la web-2)}" ;;
+  path-info | store) ;;
+  --version) echo "nix (Nix) 2.28.3" ;;
+  *) exit 1 ;;
+esac
+"#;
+
+/// What a command said.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// A fleet repository, settings, and maybe a controller.
+struct Place {
+    dir: tempfile::TempDir,
+    controller: Option<Child>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            let _ = controller.kill();
+            let _ = controller.wait();
+        }
+    }
+}
+
+impl Place {
+    /// Nobody listens at port 1, so hosts are unreachable at once.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = HOSTS.map(|name| {
+            let place = HostAt {
+                address: "127.0.0.1".to_owned(),
+                port: 1,
+                host_key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBoyqQ8Qg2q0Wk3dQ3v0l7m0o1m2b3c4d5e6f7g8h9iA".to_owned(),
+            };
+            (name.to_owned(), place)
+        });
+        let repo = dir.path().join("fleet");
+        fleet::materialise("demo", &repo, &BTreeMap::from(at)).unwrap();
+        fleet::commit_all(&repo, "the fleet").unwrap();
+        let at = |part: &str| dir.path().join(part).display().to_string();
+        let settings = format!(
+            "repository: {{url: {}}}\nstateDir: {}\nlisten: {{socket: {}}}\nnix: {{program: {}}}\n\
+             agent: {{packages: {{x86_64-linux: /nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-trueup-agent}}}}\n",
+            at("fleet"),
+            at("state"),
+            at("api.sock"),
+            at("nix"),
+        );
+        std::fs::write(dir.path().join("trueup.yaml"), settings).unwrap();
+        let nix = dir.path().join("nix");
+        std::fs::write(&nix, NIX).unwrap();
+        std::fs::set_permissions(&nix, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        Self {
+            dir,
+            controller: None,
+        }
+    }
+
+    /// With a controller that has read the fleet and found no host.
+    fn running() -> Self {
+        let mut place = Self::new();
+        let log = std::fs::File::create(place.path("controller.log")).unwrap();
+        let child = place
+            .command(&["run", "--config"])
+            .arg(place.path("trueup.yaml"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        place.controller = Some(child);
+        place.until("all hosts are unreachable", |p| {
+            let said = p.ask(&["get", "hosts", "-o", "json"]);
+            let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
+            let hosts = list["items"].as_array().cloned().unwrap_or_default();
+            hosts.len() == HOSTS.len()
+                && hosts.iter().all(|h| h["status"]["phase"] == "Unreachable")
+        });
+        place
+    }
+
+    fn path(&self, part: &str) -> PathBuf {
+        self.dir.path().join(part)
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test starts the program that it tests"
+    )]
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(TRUEUP);
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path())
+            .env("TZ", "UTC")
+            .env("TRUEUP_SOCKET", self.path("api.sock"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn ask(&self, args: &[&str]) -> Said {
+        said(self.command(args))
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            let log = std::fs::read_to_string(self.path("controller.log")).unwrap_or_default();
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{what}: not seen. The controller said:\n{log}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What stands on the screen, with all that differs from run to run taken out.
+    fn transcript(&self, lines: &[&[&str]]) -> String {
+        let mut text = String::new();
+        for args in lines {
+            let said = self.ask(args);
+            let words = args.iter().map(|a| {
+                if a.contains(' ') {
+                    format!("'{a}'")
+                } else {
+                    (*a).to_owned()
+                }
+            });
+            text.push_str(&format!(
+                "$ trueup {}\n",
+                words.collect::<Vec<_>>().join(" ")
+            ));
+            text.push_str(&said.out);
+            text.extend(said.err.lines().map(|l| format!("! {l}\n")));
+            if said.code != 0 {
+                text.push_str(&format!("[exit {}]\n", said.code));
+            }
+            text.push('\n');
+        }
+        self.scrub(&text)
+    }
+
+    fn scrub(&self, text: &str) -> String {
+        let dir = self.dir.path().display().to_string();
+        let me = said_by("id", &["-un"]).trim().to_owned();
+        let mut text = text
+            .replace(&dir, "DIR")
+            .replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        for (pattern, with) in [
+            (r"[0-9a-f]{40}", "SHA1"),
+            (r"sha1:[0-9a-f]{7}", "sha1:1234567"),
+            (r"`[0-9a-f]{7}`", "`1234567`"),
+            (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
+            (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "HH:MM:SS"),
+            (r"\b\d\d:\d\d:\d\d\b", "HH:MM:SS"),
+            (r"\b\d{16}-\d+\b", "NUDGE"),
+            (r"(?m)^ +\d+ s  ", "   N s  "),
+            (r"(?m)(^|  )\d+[smhd](  +|$)", "${1}AGE  "),
+            (r"\bAGE +", "AGE  "),
+            (r" +(?m)$", ""),
+            (&format!(r"\b{}\b", regex::escape(&me)), "ME"),
+        ] {
+            text = Regex::new(pattern)
+                .unwrap()
+                .replace_all(&text, with)
+                .into_owned();
+        }
+        text
+    }
+
+    fn golden(&self, name: &str, lines: &[&[&str]]) {
+        golden(name, &self.transcript(lines));
+    }
+}
+
+fn said(mut command: Command) -> Said {
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test asks the machine who it is"
+)]
+fn said_by(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fast/cli")
+        .join(name);
+    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
+        std::fs::write(&path, found).unwrap();
+        return;
+    }
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        wanted == found,
+        "{}\n--- wanted\n{wanted}--- found\n{found}",
+        path.display()
+    );
+}
+
+#[test]
+fn what_a_person_reads_of_a_fleet_that_does_not_answer() {
+    let place = Place::running();
+    place.golden(
+        "fleet.txt",
+        &[
+            &["get", "hosts"],
+            &["get", "hosts", "-o", "name"],
+            &["get", "hosts", "-l", "role=db"],
+            &["get", "hosts", "-l", "role=cache"],
+            &["get", "hosts", "--drifted"],
+            &["get", "host", "web-9"],
+            &["get", "revisions"],
+            &["get", "builds"],
+            &["describe", "host/db-1"],
+            &["describe", "host/db1"],
+            &["describe", "secret/db-1"],
+            &["events", "--kind", "HostA"],
+            &["events", "db-1", "--kind", "RevisionA"],
+            &["source"],
+            &["logs", "build", "00bgd045z0d4icpbc2yyz4gx48ak44la"],
+            &["logs", "build", "../../etc/passwd"],
+            &["adopt", "web-1"],
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_known_to_be_the_same_is_a_difference() {
+    let place = Place::running();
+    let said = place.ask(&["diff"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    for host in HOSTS {
+        let row = said.out.lines().find(|l| l.starts_with(host)).unwrap();
+        assert!(
+            row.contains("unknown") && row.contains("it has not answered yet"),
+            "{row}"
+        );
+    }
+    let said = place.ask(&["diff", "web-1", "-o", "name"]);
+    assert_eq!((said.code, said.out.as_str()), (3, "host/web-1\n"));
+    assert!(
+        place
+            .ask(&["diff", "web-9"])
+            .err
+            .contains("did you mean host/web-1?")
+    );
+    // Outside a repository a plan is the controller's, and a difference is no failure of it.
+    let said = place.ask(&["plan", "db-1"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.out.contains("db-1") && !said.out.contains("web-1"),
+        "{said:?}"
+    );
+    assert_eq!(place.ask(&["plan", "db-1", "--detailed-exitcode"]).code, 3);
+}
+
+#[test]
+fn a_suspended_host_is_left_alone_and_says_by_whom_and_why() {
+    let place = Place::running();
+    let first = place.transcript(&[
+        &[
+            "suspend",
+            "host/db-1",
+            "--reason",
+            "moving disks",
+            "--for",
+            "2h",
+        ],
+        &["reconcile", "--host", "db-1"],
+        &["reconcile", "db-1", "web-1", "--wait"],
+    ]);
+    // The person's event, and the host's own.
+    let events = |p: &Place, kind| {
+        let said = p.ask(&["events", "db-1", "--kind", kind, "-o", "name"]);
+        said.out.lines().count()
+    };
+    place.until("it rests", |p| events(p, "Suspended") == 2);
+    let page = place.ask(&["describe", "host/db-1"]).out;
+    assert!(
+        page.contains("Suspended=True") && page.contains("until"),
+        "{page}"
+    );
+    assert_eq!(
+        page.matches("moving disks").count(),
+        4,
+        "condition, line, two events: {page}"
+    );
+    let second = place.transcript(&[
+        &["events", "--kind", "Suspended"],
+        &["resume", "host/db-1"],
+        &["resume", "host/db-1"],
+        &["suspend", "host/db-9", "--reason", "x"],
+        &["suspend", "host/db-1", "--reason", " "],
+        &["suspend", "host/db-1"],
+    ]);
+    place.until("it goes on", |p| events(p, "Resumed") == 2);
+    let third = place.transcript(&[&["events", "--kind", "Resumed"]]);
+    golden("suspend.txt", &[first, second, third].concat());
+}
+
+#[test]
+fn a_suspension_in_git_is_not_lifted_by_the_command() {
+    let place = Place::running();
+    let file = place.path("fleet/fleet/hosts.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replacen("spec:\n", "spec:\n  suspend: true\n", 1);
+    std::fs::write(&file, text).unwrap();
+    fleet::commit_all(&place.path("fleet"), "web-1 rests").unwrap();
+    place.until("web-1 is suspended", |p| {
+        p.ask(&["get", "hosts", "web-1"]).out.contains("Suspended")
+    });
+    place.golden(
+        "suspend-git.txt",
+        &[
+            &["reconcile", "web-1"],
+            &["suspend", "host/web-1", "--reason", "by hand"],
+            &["resume", "host/web-1"],
+            &["resume", "host/web-1"],
+        ],
+    );
+}
+
+#[test]
+fn reconcile_waits_until_each_host_is_decided_or_time_is_up() {
+    let place = Place::running();
+    let said = place.ask(&["reconcile", "web-1"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.starts_with("web-1: asked, as nudge "), "{said:?}");
+
+    // It is unreachable: no waiting decides that, and the command says so instead of 0.
+    let said = place.ask(&["reconcile", "web-1", "--wait", "--timeout", "50s"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.out.starts_with("web-1  Unreachable  "), "{said:?}");
+    assert!(
+        said.out.contains("(trueup describe host/web-1)"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("web-1  Unreachable"), "{said:?}");
+
+    // A merge whose evaluation takes longer than anybody waits.
+    std::fs::write(place.path("slow"), "").unwrap();
+    fleet::set_host(&place.path("fleet"), "web-1", "base", &[]).unwrap();
+    fleet::commit_all(&place.path("fleet"), "slow").unwrap();
+    place.until("web-1 is being evaluated", |p| {
+        p.ask(&["get", "hosts", "web-1"]).out.contains("Evaluating")
+    });
+    let said = place.ask(&["reconcile", "--wait", "--timeout", "1s"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.out.contains("web-1  Evaluating"), "{said:?}");
+    assert!(
+        said.err
+            .contains("the work goes on: trueup get hosts --watch"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn documents_are_what_the_openapi_says_they_are() {
+    let place = Place::running();
+    let api: Value = serde_json::from_str(&place.ask(&["schema", "api"]).out).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+    let text = format!("{api:#}\n");
+    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        committed == text,
+        "docs/openapi.json is stale: TRUEUP_ACCEPT=1 writes it anew"
+    );
+
+    for (path, args) in [
+        ("/v1/hosts", &["get", "hosts"][..]),
+        ("/v1/hosts/{name}", &["get", "hosts", "web-1"]),
+        ("/v1/hosts/{name}/describe", &["describe", "host/web-1"]),
+        ("/v1/revisions", &["get", "revisions"]),
+        ("/v1/builds", &["get", "builds"]),
+        ("/v1/events", &["events"]),
+        ("/v1/source", &["source"]),
+        ("/v1/plan", &["diff"]),
+    ] {
+        let mut schema =
+            api["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+                .clone();
+        assert!(schema.is_object(), "{path}");
+        schema["components"] = api["components"].clone();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let said = place.ask(&[args, &["-o", "json"]].concat());
+        let document: Value = serde_json::from_str(&said.out).unwrap();
+        let wrong: Vec<String> = validator
+            .iter_errors(&document)
+            .map(|e| e.to_string())
+            .collect();
+        assert!(wrong.is_empty(), "{path}: {wrong:?}\n{}", said.out);
+
+        let yaml = place.ask(&[args, &["-o", "yaml"]].concat()).out;
+        assert!(
+            yaml.starts_with("apiVersion: ") || yaml.starts_with("host:\n"),
+            "{yaml}"
+        );
+        assert!(
+            !yaml.contains('\x1b') && !said.out.contains('\x1b'),
+            "colour in a pipe"
+        );
+    }
+    let list: Value =
+        serde_json::from_str(&place.ask(&["get", "hosts", "-o", "json"]).out).unwrap();
+    assert_eq!(list["kind"], "List");
+    let host = &list["items"][0];
+    assert_eq!(
+        (&host["kind"], &host["metadata"]["name"]),
+        (&"Host".into(), &"db-1".into())
+    );
+    assert_eq!(host["metadata"]["labels"]["role"], "db");
+    for field in [
+        "phase",
+        "outcome",
+        "desiredRevision",
+        "observedRevision",
+        "desiredClosure",
+        "runningClosure",
+        "bootedClosure",
+        "bootDefaultClosure",
+        "components",
+        "conditions",
+        "lastReportTime",
+    ] {
+        assert!(
+            host["status"].get(field).is_some(),
+            "status.{field} is missing: {host:#}"
+        );
+    }
+}
+
+#[test]
+fn a_watch_prints_what_changes_and_ends_on_ctrl_c() {
+    let place = Place::running();
+    let file = std::fs::File::create(place.path("watch.out")).unwrap();
+    let mut watch = place
+        .command(&["get", "hosts", "--watch"])
+        .stdout(file)
+        .spawn()
+        .unwrap();
+    let shown = |p: &Place| std::fs::read_to_string(p.path("watch.out")).unwrap();
+    place.until("the table", |p| shown(p).contains("web-2"));
+    assert_eq!(place.ask(&["suspend", "web-2", "--reason", "r"]).code, 0);
+    place.until("the change, as a row of its own", |p| {
+        shown(p)
+            .lines()
+            .any(|l| l.starts_with("web-2") && l.contains("Suspended"))
+    });
+    let rows: Vec<String> = shown(&place).lines().map(str::to_owned).collect();
+    assert_eq!(
+        rows.iter().filter(|l| l.starts_with("NAME")).count(),
+        1,
+        "{rows:#?}"
+    );
+    assert_eq!(watch.try_wait().unwrap(), None);
+    said_by("kill", &["-INT", &watch.id().to_string()]);
+    let ended = watch.wait().unwrap();
+    assert!(!ended.success() && ended.code().is_none(), "{ended}");
+}
+
+#[test]
+fn colour_and_wrapping_are_for_terminals() {
+    let place = Place::running();
+    let plain = place.ask(&["get", "hosts"]).out;
+    assert!(!plain.contains('\x1b'), "{plain}");
+    if said_by("sh", &["-c", "command -v script || true"]).is_empty() {
+        eprintln!("SKIPPED: no `script` (util-linux), so no terminal");
+        return;
+    }
+    let on_a_terminal = |environment: &str| {
+        let mut command = place.command(&[]);
+        let run = format!("stty cols 60; {environment} {TRUEUP} get hosts -o wide");
+        command = {
+            let mut script = on(&command, "script");
+            script
+                .args(["-qec", &run, "/dev/null"])
+                .env("TERM", "xterm");
+            script
+        };
+        said(command).out
+    };
+    assert!(
+        on_a_terminal("").contains("\x1b[1mNAME"),
+        "{}",
+        on_a_terminal("")
+    );
+    assert!(!on_a_terminal("NO_COLOR=1").contains("\x1b["));
+    assert!(!on_a_terminal("TERM=dumb").contains("\x1b["));
+}
+
+/// Another program in the same environment.
+#[allow(clippy::disallowed_methods, reason = "a test needs a terminal")]
+fn on(like: &Command, program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, value) in like.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn the_database_is_checked_copied_and_printed_beside_a_running_controller() {
+    let place = Place::running();
+    let state = place.path("state").display().to_string();
+    let said = place.ask(&["db", "check", "--state-dir", &state]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.out.contains("entries, all whole; revision "),
+        "{said:?}"
+    );
+    let copy = place.path("copy.db").display().to_string();
+    assert_eq!(
+        place
+            .ask(&["db", "backup", &copy, "--config", "trueup.yaml"])
+            .code,
+        0
+    );
+    assert!(place.path("copy.db").metadata().unwrap().len() > 0);
+    let said = place.ask(&["db", "export", "--state-dir", &state]);
+    let keys: Vec<String> = said
+        .out
+        .lines()
+        .map(|l| {
+            serde_json::from_str::<Value>(l).unwrap()["key"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    for host in HOSTS {
+        assert!(keys.contains(&format!("/hosts/{host}")), "{keys:?}");
+    }
+    // A second copy is not laid over the first, and a folder without a database is a wrong call.
+    assert_eq!(
+        place
+            .ask(&["db", "backup", &copy, "--state-dir", &state])
+            .code,
+        1
+    );
+    assert_eq!(
+        place
+            .ask(&["db", "check", "--state-dir", "/nonexistent"])
+            .code,
+        2
+    );
+}
+
+#[test]
+fn a_person_is_named_by_the_kernel_not_by_themselves() {
+    let place = Place::running();
+    assert_eq!(
+        place.ask(&["reconcile", "db-1", "--reason", "a test"]).code,
+        0
+    );
+    let said = place.ask(&["events", "db-1", "--kind", "NudgeRequested", "-o", "json"]);
+    let list: Value = serde_json::from_str(&said.out).unwrap();
+    let by = &list["items"][0]["status"]["by"];
+    assert_eq!(by["uid"].to_string(), said_by("id", &["-u"]).trim());
+    assert_eq!(by["kind"], "person");
+    assert_eq!(by["from"], "socket");
+}
+
+#[test]
+fn without_a_controller_each_client_says_so_and_ends_with_5() {
+    let place = Place::new();
+    place.golden(
+        "no-controller.txt",
+        &[
+            &["get", "hosts"],
+            &["get", "events", "--watch"],
+            &["reconcile", "--wait"],
+            &["suspend", "host/x", "--reason", "y"],
+            &["describe", "host/x", "--socket", "/nonexistent/api.sock"],
+        ],
+    );
+}
+
+#[test]
+fn wrong_settings_are_named_with_file_line_and_the_nearest_key() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("trueup.yaml"),
+        "repository:\n  url: /srv/fleet\n  brnch: main\n",
+    )
+    .unwrap();
+    std::fs::write(
+        place.path("values.yaml"),
+        "repository: {url: 'git://x', interval: 1s}\n",
+    )
+    .unwrap();
+    std::fs::write(
+        place.path("key.yaml"),
+        format!("repository: {{url: /srv/fleet}}\nstateDir: {0}/s\nlisten: {{socket: {0}/s.sock}}\nsigning: {{keyFile: {0}/no.key}}\n", place.dir.path().display()),
+    )
+    .unwrap();
+    place.golden(
+        "settings.txt",
+        &[
+            &["run", "--config", "trueup.yaml"],
+            &["run", "--config", "values.yaml"],
+            &["run", "--config", "missing.yaml"],
+            &["run", "--config", "key.yaml"],
+            &["doctor", "--config", "trueup.yaml"],
+        ],
+    );
+}
+
+#[test]
+fn calls_that_make_no_sense_end_with_2_and_say_what_would() {
+    let place = Place::new();
+    place.golden(
+        "usage.txt",
+        &[
+            &["gte", "hosts"],
+            &["get", "hots"],
+            &["get", "hosts", "-o", "xml"],
+            &["get", "hosts", "-l", "role"],
+            &["get", "revisions", "--drifted"],
+            &["events", "--kind", "a b"],
+            &["events", "host/Web_1"],
+            &["schema", "Hots"],
+            &["schema", "Container"],
+            &["rollback", "web-1"],
+            &["validate", "/nonexistent"],
+        ],
+    );
+}
+
+#[test]
+fn manifests_are_validated_without_a_controller() {
+    let place = Place::new();
+    let good = place.ask(&["validate", "fleet"]);
+    assert_eq!(good.code, 0, "{good:?}");
+    assert_eq!(good.out, "2 files, 3 hosts: no problem found\n");
+    let hosts = place.path("fleet/fleet/hosts.yaml");
+    let text = std::fs::read_to_string(&hosts).unwrap();
+    std::fs::write(&hosts, text.replacen("address:", "adress:", 1)).unwrap();
+    place.golden(
+        "validate.txt",
+        &[&["validate", "fleet"], &["validate", "fleet/fleet"]],
+    );
+}
+
+#[test]
+fn the_doctor_names_each_trouble_with_its_fix() {
+    let place = Place::new();
+    let doctor = ["doctor", "--config", "trueup.yaml"];
+    let said = place.ask(&doctor);
+    assert_eq!(said.code, 1, "{said:?}");
+    for part in [
+        "✓ nix: nix (Nix) 2.28.3, flakes on",
+        "✓ git trunk: main@sha1:",
+        "✓ manifests: 3 hosts",
+        "✓ database: none yet",
+        "✗ controller: no controller answers on ",
+        "✗ ssh web-1: ssh: connect to host 127.0.0.1 port 1: Connection refused",
+        "    is it up, and does sshd listen at 127.0.0.1 port 1? ssh -p 1 root@127.0.0.1",
+        "4 problems",
+    ] {
+        assert!(
+            said.out.contains(part),
+            "{part} is missing in:\n{}",
+            said.out
+        );
+    }
+    let text = std::fs::read_to_string(place.path("trueup.yaml")).unwrap();
+    let key = place.path("no.key").display().to_string();
+    let more = format!("{text}signing: {{keyFile: {key}}}\nssh: {{identityFile: {key}}}\n");
+    std::fs::write(place.path("trueup.yaml"), more).unwrap();
+    std::fs::write(
+        place.path("nix"),
+        "#!/bin/sh\necho 'error: no store' >&2\nexit 1\n",
+    )
+    .unwrap();
+    let said = place.ask(&[&doctor[..], &["--no-hosts"]].concat());
+    for part in [
+        "no.key: No such file or directory",
+        "    make it: nix key generate-secret",
+        "✗ ssh.identityFile: ",
+        "error: no store",
+    ] {
+        assert!(
+            said.out.contains(part),
+            "{part} is missing in:\n{}",
+            said.out
+        );
+    }
+    assert!(!said.out.contains("ssh web-1"), "{}", said.out);
+}
+
+#[test]
+fn schemas_completions_and_manual_pages_come_from_the_program() {
+    let place = Place::new();
+    let kinds = place.ask(&["schema"]).out;
+    for kind in kinds.lines() {
+        let schema: Value = serde_json::from_str(&place.ask(&["schema", kind]).out).unwrap();
+        assert!(
+            schema["properties"]["spec"].is_object() || schema["$defs"].is_object(),
+            "{kind}"
+        );
+    }
+    for (shell, word) in [
+        ("bash", "complete -F _trueup"),
+        ("zsh", "#compdef trueup"),
+        ("fish", "complete -c trueup"),
+    ] {
+        let said = place.ask(&["completions", shell]);
+        assert!(said.code == 0 && said.out.contains(word), "{shell}");
+        assert!(said.out.contains("reconcile"), "{shell}");
+    }
+    assert!(place.ask(&["man"]).out.contains(".TH trueup 1"));
+    assert_eq!(place.ask(&["man", "man1"]).code, 0);
+    let help = place.ask(&["--help"]).out;
+    let verbs: Vec<&str> = help
+        .lines()
+        .skip_while(|l| !l.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|v| *v != "help")
+        .collect();
+    assert!(verbs.len() > 15, "{verbs:?}");
+    for verb in verbs {
+        assert!(
+            place.path(&format!("man1/trueup-{verb}.1")).is_file(),
+            "{verb}"
+        );
+    }
+}
