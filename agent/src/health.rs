@@ -10,29 +10,45 @@ use trueup_schema::wire::{Check, Probe};
 
 use crate::{exec, units};
 
-/// Between two tries of one check.
-const PAUSE: Duration = Duration::from_millis(500);
-/// A check has at most so long, whatever it asks for.
-const LONGEST: u64 = 300;
+/// One try has at most so long, whatever it asks for: what the manifest allows.
+const LONGEST: u64 = 600;
+/// A try has at least so long, however late it is.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// Of an HTTP answer only the first line is read.
 const STATUS_LINE: usize = 256;
 
-/// The first check that does not pass within its time, as one sentence.
+/// The first check that does not pass in any of its tries, as one sentence. All of them together have until `end`: who
+/// waits longer is overtaken by the dead-man, which knows nothing of checks.
 #[must_use]
-pub fn failing(checks: &[Check], target: &Path) -> Option<String> {
-    checks.iter().find_map(|check| {
-        let limit = Duration::from_secs(check.timeout_secs.clamp(1, LONGEST));
-        let begun = Instant::now();
-        loop {
-            let Err(why) = probe(&check.probe, target, limit) else {
-                return None;
+pub fn failing(checks: &[Check], target: &Path, end: Instant) -> Option<String> {
+    checks.iter().find_map(|check| failed(check, target, end))
+}
+
+fn failed(check: &Check, target: &Path, end: Instant) -> Option<String> {
+    let longest = Duration::from_secs(check.timeout_secs.clamp(1, LONGEST));
+    let pause = Duration::from_millis(check.interval_ms);
+    let mut tries = 0;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let Err(why) = probe(&check.probe, target, longest.min(left).max(SHORTEST)) else {
+            return None;
+        };
+        tries += 1;
+        let late = end.saturating_duration_since(Instant::now()) <= pause;
+        if tries >= check.attempts.max(1) || late {
+            let cut = if late && tries < check.attempts {
+                ", no time for more before the confirmation's deadline"
+            } else {
+                ""
             };
-            if begun.elapsed() + PAUSE >= limit {
-                return Some(format!("check `{}`: {why}", check.name));
-            }
-            thread::sleep(PAUSE);
+            let times = if tries == 1 { "try" } else { "tries" };
+            return Some(format!(
+                "check `{}`: {why} ({tries} {times}{cut})",
+                check.name
+            ));
         }
-    })
+        thread::sleep(pause);
+    }
 }
 
 fn probe(probe: &Probe, target: &Path, limit: Duration) -> Result<(), String> {
@@ -113,7 +129,33 @@ mod tests {
             name: "c".to_owned(),
             probe,
             timeout_secs: 1,
+            attempts: 2,
+            interval_ms: 1,
         }]
+    }
+
+    fn failing(checks: &[Check], target: &Path) -> Option<String> {
+        super::failing(checks, target, Instant::now() + Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_check_is_tried_as_often_as_it_asks_and_no_longer_than_there_is_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let counter = dir.path().join("tries");
+        let script = format!(
+            "echo x >> {0}; test $(wc -l < {0}) -ge 3",
+            counter.display()
+        );
+        let argv = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+        let mut checks = check(Probe::Command(argv));
+        checks[0].attempts = 3;
+        assert_eq!(failing(&checks, Path::new("/")), None);
+        checks[0].probe = Probe::Command(vec!["/bin/false".to_owned()]);
+        let said = failing(&checks, Path::new("/")).expect("failed");
+        assert!(said.ends_with("(3 tries)"), "{said}");
+        checks[0].interval_ms = 120_000;
+        let said = failing(&checks, Path::new("/")).expect("failed");
+        assert!(said.contains("(1 try, no time for more"), "{said}");
     }
 
     #[test]

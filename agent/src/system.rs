@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trueup_core::agent::{Fault, Recorded};
 use trueup_schema::StorePath;
@@ -327,7 +327,10 @@ impl Component for SystemComponent {
         let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
         self.judged = Some(now);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
-            let said = health::failing(&self.goal.health, &self.target());
+            let confirm = ctx.intent.confirm.timeout_secs;
+            let left = confirm.saturating_sub(self.goal.settle_secs);
+            let end = Instant::now() + Duration::from_secs(left);
+            let said = health::failing(&self.goal.health, &self.target(), end);
             return Ok(said.map(|message| Fault::evident(Stage::Judge, message)));
         }
         harmed.truncate(MAX_NAMED);

@@ -187,6 +187,16 @@ pub struct Check {
     pub probe: Probe,
     /// Seconds for one try.
     pub timeout_secs: u64,
+    /// How often it is tried before it has failed.
+    #[serde(default = "one")]
+    pub attempts: u32,
+    /// Milliseconds between two tries.
+    #[serde(default)]
+    pub interval_ms: u64,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What a [`Check`] asks. Addresses are IPs or `localhost`: there is no name service in the agent.

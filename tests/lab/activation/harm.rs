@@ -56,6 +56,8 @@ fn a_check_that_fails_on_the_host_rolls_it_back() {
         name: name.to_owned(),
         probe: Probe::Tcp(format!("127.0.0.1:{port}")),
         timeout_secs: 2,
+        attempts: 2,
+        interval_ms: 200,
     };
     let ask = Ask {
         health: vec![check("the-app", 8080), check("what-is-not-there", 9)],

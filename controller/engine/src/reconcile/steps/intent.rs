@@ -80,5 +80,7 @@ fn check(c: &kind::ResolvedCheck) -> wire::Check {
             kind::Probe::Command { argv } => wire::Probe::Command(argv.clone()),
         },
         timeout_secs: c.timeout.as_secs(),
+        attempts: c.attempts,
+        interval_ms: u64::try_from(c.interval.get().as_millis()).unwrap_or(u64::MAX),
     }
 }
