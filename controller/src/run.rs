@@ -17,7 +17,7 @@ use crate::crash;
 use crate::edge::db::{OpenError, SqliteDb};
 use crate::edge::keys::{FleetKey, KeyError, StoreKey};
 use crate::edge::nix::{Nix, NixSettings};
-use crate::edge::source::{Bounds, Credentials, GitSource, SourceSettings};
+use crate::edge::source::{Bounds, Credentials, Desired, GitSource, ReadFile, SourceSettings};
 use crate::edge::ssh::{Masters, SshHosts, SshSettings};
 use crate::edge::tokio_rt::TokioRt;
 use crate::edge::webhook::Webhooks;
@@ -264,6 +264,19 @@ async fn ports(
     })
 }
 
+/// Manifests with their encrypted files: what holds, and what each host is sent of them.
+fn desired(files: &[(String, Vec<u8>)], file: ReadFile<'_>) -> Result<Desired, Vec<String>> {
+    use crate::secrets::{Found, Repository, goals};
+    // What a commit has, Git tracks.
+    let read = |source: &str| file(source).map_or(Found::Missing, Found::File);
+    let repository = Repository::new(&read);
+    let fleet = trueup_schema::manifest::resolve_with(files, Some(&repository))
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let secrets = goals(&fleet, &read)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Desired { fleet, secrets })
+}
+
 /// The trunk as the settings have it.
 pub(crate) fn source_settings(settings: &Settings) -> Result<SourceSettings, RunError> {
     let repository = &settings.repository;
@@ -291,9 +304,6 @@ pub(crate) fn source_settings(settings: &Settings) -> Result<SourceSettings, Run
             token: token.map(|t| t.trim().to_owned()),
         },
         bounds: Bounds::default(),
-        read: |files| {
-            trueup_schema::manifest::resolve(files)
-                .map_err(|problems| problems.iter().map(ToString::to_string).collect())
-        },
+        read: desired,
     })
 }

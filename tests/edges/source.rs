@@ -24,7 +24,7 @@ fn settings(repo: &Path, state: &Path, branch: &str) -> SourceSettings {
         state: state.to_owned(),
         credentials: Credentials::default(),
         bounds: Bounds::default(),
-        read: |files| {
+        read: |files, _| {
             Err(files
                 .iter()
                 .map(|(path, bytes)| format!("{path}: {}", bytes.len()))

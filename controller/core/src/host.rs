@@ -117,8 +117,14 @@ pub struct Claim {
     pub order: Order,
     /// Where the goal comes from.
     pub revision: Revision,
-    /// The goal of `system`.
+    /// The goal of `system`; of `secrets`, where that goes alone.
     pub digest: Digest,
+    /// The goal of `secrets`, where it goes too.
+    #[serde(default)]
+    pub secrets: Option<Digest>,
+    /// Only `secrets` goes: what runs stays.
+    #[serde(default)]
+    pub secrets_alone: bool,
     /// Its closure.
     pub closure: StorePath,
     /// Its specialisation.
@@ -214,6 +220,15 @@ pub struct Wanted {
     pub digest: Digest,
 }
 
+/// The secrets that one host is to have: ciphertext and places, by their digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSecrets {
+    /// Of the component `secrets`.
+    pub digest: Digest,
+    /// None at all.
+    pub empty: bool,
+}
+
 /// How far a closure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosureStage {
@@ -238,6 +253,8 @@ pub struct HostView<'a> {
     pub conditions: &'a [Condition],
     /// What it is to be.
     pub evaluation: &'a Work<Wanted>,
+    /// The secrets that it is to have, where that is known; they need no evaluation.
+    pub secrets: Option<&'a WantedSecrets>,
     /// Whether that can be delivered: built and signed.
     pub closure: &'a Work<()>,
     /// The stage, while it is under way.

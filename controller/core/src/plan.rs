@@ -8,7 +8,7 @@ use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 
 use crate::admit::{self, Asked, Held, admit};
 use crate::backoff::mix;
-use crate::decide::{Decision, Runs, Step, decide, runs};
+use crate::decide::{Decision, Runs, Step, decide, has_secrets, runs};
 use crate::host::{HostView, Memory, Work};
 
 /// All hosts, as a plan is taken from them.
@@ -32,6 +32,8 @@ pub enum Change {
         /// What is to run.
         to: StorePath,
     },
+    /// It runs its goal, and its secrets are still to be delivered.
+    Secrets,
     /// Somebody changed it after its goal was confirmed.
     Drift {
         /// What runs.
@@ -75,9 +77,12 @@ pub struct Plan {
 impl Plan {
     /// Hosts that are not what they are to be, as far as that is known.
     pub fn changes(&self) -> impl Iterator<Item = (&HostName, &Planned)> {
-        self.hosts
-            .iter()
-            .filter(|(_, p)| matches!(p.change, Change::Deliver { .. } | Change::Drift { .. }))
+        self.hosts.iter().filter(|(_, p)| {
+            matches!(
+                p.change,
+                Change::Deliver { .. } | Change::Secrets | Change::Drift { .. }
+            )
+        })
     }
 }
 
@@ -182,7 +187,11 @@ fn change(view: &HostView<'_>) -> Change {
     };
     let (from, to) = (report.running.running.clone(), wanted.closure.clone());
     match runs(report, wanted, view.manifest.specialisation.as_deref()) {
-        Runs::Goal => Change::Nothing,
+        Runs::Goal => match has_secrets(report, view.secrets) {
+            Runs::Goal => Change::Nothing,
+            Runs::Drifted(what) => Change::Drift { from, to, what },
+            Runs::Other => Change::Secrets,
+        },
         Runs::Drifted(what) => Change::Drift { from, to, what },
         Runs::Other => Change::Deliver { from, to },
     }

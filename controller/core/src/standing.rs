@@ -12,7 +12,7 @@ use trueup_schema::wire::{
 use trueup_schema::{HostName, Revision, Timestamp};
 
 use crate::host::{
-    Adoption, Claim, ClosureStage, HostView, Memory, Nudge, Suspension, Wanted, Work,
+    Adoption, Claim, ClosureStage, HostView, Memory, Nudge, Suspension, Wanted, WantedSecrets, Work,
 };
 
 /// See [`HostView`] for each field.
@@ -24,6 +24,7 @@ pub struct Standing {
     pub memory: Memory,
     pub conditions: Vec<Condition>,
     pub evaluation: Work<Wanted>,
+    pub secrets: Option<WantedSecrets>,
     pub closure: Work<()>,
     pub claim: Option<Claim>,
     pub suspension: Option<Suspension>,
@@ -43,6 +44,7 @@ impl Standing {
             memory: &self.memory,
             conditions: &self.conditions,
             evaluation: &self.evaluation,
+            secrets: self.secrets.as_ref(),
             closure: &self.closure,
             closure_stage: ClosureStage::Building,
             claim: self.claim.as_ref(),
@@ -87,6 +89,7 @@ impl Standing {
             memory,
             conditions: Vec::new(),
             evaluation,
+            secrets: None,
             closure: Work::Done(()),
             claim: None,
             suspension: None,

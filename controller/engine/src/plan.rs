@@ -58,6 +58,8 @@ fn standing(record: &HostRecord, stored: &Stored) -> Standing {
         memory: record.memory.clone(),
         conditions: record.status.conditions.clone(),
         evaluation,
+        // Ciphertext is not stored: a plan from records knows of closures only.
+        secrets: None,
         closure,
         claim: stored.claims.get(name).cloned(),
         suspension: stored.inputs.suspensions.get(name).cloned(),

@@ -86,7 +86,13 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
     );
     let offered = attempt.is_some_and(|a| a.order == claim.order);
     let begun = m.begun == Some(claim.order) || (!offered && greatest >= Some(claim.order));
-    let other = matches!(t.view.evaluation, Work::Done(w) if w.digest != claim.digest);
+    let secrets = t.view.secrets.map(|s| &s.digest);
+    let other = if claim.secrets_alone {
+        secrets != Some(&claim.digest)
+    } else {
+        let newer = claim.secrets.is_some() && secrets != claim.secrets.as_ref();
+        newer || matches!(t.view.evaluation, Work::Done(w) if w.digest != claim.digest)
+    };
     let gone = greatest > Some(claim.order) || (!begun && t.now >= claim.expires_at);
     // A claim that was not begun gives way to a newer goal and to a suspension, but only when the host itself says
     // that it was not: an offer whose answer was lost may have begun.

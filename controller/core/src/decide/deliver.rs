@@ -7,7 +7,6 @@ use trueup_schema::status::{Outcome, Phase, Reason};
 use trueup_schema::wire::Report;
 use trueup_schema::{Digest, Timestamp};
 
-use super::runs::system;
 use super::talk::Talk;
 use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Step};
 use crate::conditions::{State, Verdict};
@@ -48,6 +47,53 @@ pub(super) fn drift(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report, what: &s
     }
     let mut d = deliver(t, wanted, report, Some(what));
     d.verdict.drifted = Some(what.to_owned());
+    d
+}
+
+/// Secrets that a host lacks, or that somebody changed there: delivered alone, since what runs needs nothing. Whoever
+/// deletes a secret repairs nothing by it, so these are put right also where other drift is only told.
+pub(super) fn secrets(
+    t: &Talk<'_, '_>,
+    wanted: &Wanted,
+    digest: &Digest,
+    report: &Report,
+    drifted: Option<&str>,
+) -> Decision {
+    let m = t.view.memory;
+    let asked = m.retry || m.correct;
+    if let Some(what) = drifted.filter(|_| !asked) {
+        let recent = m.corrections.iter().filter(|c| **c + HOUR > t.now).count();
+        let ignored = t.view.manifest.drift.policy == DriftPolicy::Ignore;
+        if ignored || recent >= MAX_CORRECTIONS {
+            let why = if ignored {
+                "drift.policy"
+            } else {
+                "corrected too often within an hour"
+            };
+            let message = format!("{what}; left as it is ({why})");
+            let mut v = t.say(Phase::Stalled, State::Stalled, Reason::Drifted, message);
+            v.drifted = Some(what.to_owned());
+            return t.look_or_wait(v);
+        }
+    }
+    let alone = Wanted {
+        digest: digest.clone(),
+        ..wanted.clone()
+    };
+    let view = crate::host::HostView {
+        closure: &Work::Done(()),
+        ..t.view.clone()
+    };
+    let t = Talk {
+        view: &view,
+        now: t.now,
+        seed: t.seed,
+    };
+    let mut d = deliver(&t, &alone, report, drifted);
+    if matches!(d.step, Step::Ask { .. }) {
+        d.verdict.message = "delivering secrets".to_owned();
+    }
+    d.verdict.drifted = drifted.map(str::to_owned);
     d
 }
 
@@ -176,7 +222,11 @@ fn not_again(
 ) -> Option<Verdict> {
     let m = t.view.memory;
     let host = &t.view.manifest.name;
-    let there = system(report).is_some_and(|c| c.quarantined.contains(digest));
+    // Digests of different components differ.
+    let there = report
+        .components
+        .iter()
+        .any(|c| c.quarantined.contains(digest));
     if there || m.quarantined.contains_key(digest) {
         let why = m
             .quarantined

@@ -16,9 +16,9 @@ use trueup_schema::{StorePath, Timestamp};
 use crate::conditions::{State, Verdict};
 use crate::host::{HostView, Work};
 use claim::with_claim;
-use deliver::{deliver, drift};
+use deliver::{deliver, drift, secrets};
 use ours::ours;
-pub use runs::{Runs, runs, system};
+pub use runs::{Runs, has_secrets, parts, runs, system};
 pub use talk::suspended;
 use talk::{Talk, unreachable};
 
@@ -163,6 +163,15 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
         };
     }
     let now_runs = runs(report, wanted, view.manifest.specialisation.as_deref());
+    if now_runs != Runs::Other
+        && let Some(mine) = view.secrets
+    {
+        match has_secrets(report, view.secrets) {
+            Runs::Goal => {}
+            Runs::Drifted(what) => return secrets(&t, wanted, &mine.digest, report, Some(&what)),
+            Runs::Other => return secrets(&t, wanted, &mine.digest, report, None),
+        }
+    }
     match now_runs {
         Runs::Goal => {
             let message = format!(

@@ -1,9 +1,9 @@
 //! What a host runs, against what it is to run: delivered, not yet delivered, or changed by somebody. Judges only.
 
-use trueup_schema::StorePath;
 use trueup_schema::wire::{ComponentReport, Report};
+use trueup_schema::{Digest, StorePath};
 
-use crate::host::Wanted;
+use crate::host::{HostView, Wanted, WantedSecrets};
 
 /// The component `system` of a report.
 #[must_use]
@@ -55,4 +55,52 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
         ));
     }
     Runs::Goal
+}
+
+/// Whether a host has its secrets. Without any there is nothing to deliver, and nothing to ask an older agent for.
+#[must_use]
+pub fn has_secrets(report: &Report, wanted: Option<&WantedSecrets>) -> Runs {
+    let Some(wanted) = wanted else {
+        return Runs::Goal;
+    };
+    let there = report
+        .components
+        .iter()
+        .find(|c| c.name.as_str() == "secrets");
+    let confirmed = there.and_then(|c| c.confirmed.as_ref());
+    if wanted.empty && confirmed.is_none() {
+        return Runs::Goal;
+    }
+    if confirmed != Some(&wanted.digest) {
+        return Runs::Other;
+    }
+    if there.and_then(|c| c.observed.as_ref()) == Some(&wanted.digest) {
+        return Runs::Goal;
+    }
+    let told: Vec<&str> = report
+        .warnings
+        .iter()
+        .filter_map(|w| w.strip_prefix("secrets: "))
+        .collect();
+    Runs::Drifted(if told.is_empty() {
+        "its secrets are not those that were delivered".to_owned()
+    } else {
+        format!("its secrets were changed: {}", told.join(", "))
+    })
+}
+
+/// What a claim is for: `system`, and the digest of `secrets`. Secrets alone where what runs is right, or is left as it
+/// is; both where both differ, so that one way back takes both.
+#[must_use]
+pub fn parts(view: &HostView<'_>, report: &Report, wanted: &Wanted) -> (bool, Option<Digest>) {
+    let secrets = match has_secrets(report, view.secrets) {
+        Runs::Goal => None,
+        Runs::Drifted(_) | Runs::Other => view.secrets.map(|s| s.digest.clone()),
+    };
+    let system = match runs(report, wanted, view.manifest.specialisation.as_deref()) {
+        Runs::Goal => false,
+        Runs::Drifted(_) => secrets.is_none(),
+        Runs::Other => true,
+    };
+    (system, secrets)
 }

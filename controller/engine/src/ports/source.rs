@@ -1,11 +1,13 @@
 //! The trunk.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use futures::stream::LocalBoxStream;
 use trueup_schema::kind::FleetManifests;
-use trueup_schema::{ErrorClass, Revision, Timestamp};
+use trueup_schema::wire::Goal;
+use trueup_schema::{ErrorClass, HostName, Revision, Timestamp};
 
 /// What a fetch saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,11 @@ pub struct Opened {
     pub tree: Tree,
     /// Its manifests, resolved.
     pub fleet: FleetManifests,
+    /// The goal `secrets` of each host: ciphertext, never more.
+    pub secrets: BTreeMap<HostName, Goal>,
+    /// What evaluations can depend on, as one value: equal in two revisions that differ in encrypted files only, where no
+    /// Nix file reads those. `None`: in any file.
+    pub same_closures: Option<String>,
 }
 
 /// Why a revision could not be had.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use trueup_core::absorb;
 use trueup_core::decide::{Decision, Step, decide};
-use trueup_core::host::{ClosureStage, HostView, Nudge, Work};
+use trueup_core::host::{ClosureStage, HostView, Nudge, WantedSecrets, Work};
 use trueup_schema::{HostName, Timestamp};
 
 use crate::state::{Shared, State};
@@ -137,6 +137,10 @@ fn with_view<T>(
         .filter(|d| !state.hosts.get(*d).is_some_and(is_ready_now))
         .cloned()
         .collect();
+    let secrets = secrets_of(state, host).map(|goal| WantedSecrets {
+        digest: goal.digest.clone(),
+        empty: goal.digest == trueup_schema::wire::secrets_digest(&Default::default()),
+    });
     let view = HostView {
         manifest: &cell.record.manifest,
         revision: &cell.record.revision,
@@ -144,6 +148,7 @@ fn with_view<T>(
         memory: &cell.record.memory,
         conditions: &cell.record.status.conditions,
         evaluation: &cell.evaluation,
+        secrets: secrets.as_ref(),
         closure: match closure.map(|c| &c.work) {
             // Soon it is known what to copy: no claim is held until then.
             Some(Work::Done(())) if cell.preparing => &asking,
@@ -160,6 +165,11 @@ fn with_view<T>(
         report_interval: settings.report_interval,
     };
     Some(judge(&view))
+}
+
+/// The goal `secrets` of a host at the revision that is open.
+fn secrets_of<'a>(state: &'a State, host: &HostName) -> Option<&'a trueup_schema::wire::Goal> {
+    state.opened.as_ref()?.secrets.get(host)
 }
 
 /// Ready at the revision that is desired now, not at an older one.

@@ -8,12 +8,14 @@ use trueup_engine::ports::{
     BuildUpdate, Builder as _, EvalFailure, EvalWant, Evaluated, Evaluator as _, Head, Opened,
     SourceError,
 };
-use trueup_schema::kind::{FleetManifests, ResolvedHost, Target};
+use trueup_schema::kind::{ResolvedHost, Target};
 use trueup_schema::manifest::{self, Style};
 use trueup_schema::{HostName, Revision};
 
 use super::super::{CliError, Ctx, Exit};
 use crate::edge::nix::{Nix, NixSettings};
+use crate::edge::source::{Desired, ReadFile};
+use crate::secrets::{Found, Repository};
 use crate::settings::{self, Fragment, Limits};
 
 /// A folder of ours for trees and logs, gone at the end.
@@ -68,11 +70,18 @@ pub fn nix(fragment: &Fragment, store: Option<String>, scratch: &Path) -> Nix {
     })
 }
 
-/// Manifests as a person's screen has them: all problems of a revision as one text, then their number.
-pub fn read(files: &[(String, Vec<u8>)]) -> Result<FleetManifests, Vec<String>> {
-    manifest::resolve(files).map_err(|problems| {
+/// Manifests as a person's screen has them, with the encrypted files that they name: all problems of a revision as one
+/// text, then their number. What hosts are sent is no plan's business.
+pub fn read(files: &[(String, Vec<u8>)], file: ReadFile<'_>) -> Result<Desired, Vec<String>> {
+    let source = |name: &str| file(name).map_or(Found::Missing, Found::File);
+    let repository = Repository::new(&source);
+    let fleet = manifest::resolve_with(files, Some(&repository)).map_err(|problems| {
         let text = manifest::render(&problems, Style::Plain);
         vec![text.trim_end().to_owned(), manifest::count(&problems)]
+    })?;
+    Ok(Desired {
+        fleet,
+        secrets: BTreeMap::new(),
     })
 }
 

@@ -44,6 +44,9 @@ impl Default for Bounds {
     }
 }
 
+/// Bytes of a file that a manifest names.
+const FILE_BYTES: usize = 16 << 20;
+
 /// Where a revision's tree lies: in this boot's folder. A tree is a copy that can be made again, so none is synced to the
 /// disk (which may take seconds while others write); instead none is believed that a power cut may have torn.
 pub(super) fn place(settings: &SourceSettings, revision: &Revision) -> PathBuf {
@@ -86,7 +89,16 @@ fn bad<E: std::fmt::Display>(revision: &Revision) -> impl Fn(E) -> SourceError {
     }
 }
 
-fn root<'r>(
+/// One file's bytes; links are not followed.
+pub(super) fn file(repo: &Repository, revision: &Revision, name: &str) -> Option<Vec<u8>> {
+    let (tree, _) = root(repo, revision).ok()?;
+    let entry = tree.get_path(Path::new(name)).ok()?;
+    let blob = entry.to_object(repo).ok()?.peel_to_blob().ok()?;
+    let small = blob.size() <= FILE_BYTES && entry.filemode() != 0o120_000;
+    small.then(|| blob.content().to_vec())
+}
+
+pub(super) fn root<'r>(
     repo: &'r Repository,
     revision: &Revision,
 ) -> Result<(git2::Tree<'r>, i64), git2::Error> {

@@ -6,7 +6,7 @@ use git2::{Oid, Repository};
 use trueup_engine::ports::{Head, Opened, SourceError, Tree};
 use trueup_schema::Revision;
 
-use super::{Bounds, Credentials, ReadManifests, SourceSettings, export, head};
+use super::{Bounds, Credentials, Desired, ReadManifests, SourceSettings, export, head};
 
 /// What the trunk is called where nobody says so.
 const TRUNKS: [&str; 5] = [
@@ -107,7 +107,9 @@ impl Local {
     /// Its files, and its manifests resolved.
     pub fn open(&self, revision: &Revision) -> Result<Opened, SourceError> {
         let files = export::manifests(&self.settings, &self.repo, revision)?;
-        let fleet = (self.settings.read)(&files).map_err(|problems| SourceError::BadManifests {
+        let file = |name: &str| export::file(&self.repo, revision, name);
+        let read = (self.settings.read)(&files, &file);
+        let Desired { fleet, secrets } = read.map_err(|problems| SourceError::BadManifests {
             revision: revision.clone(),
             problems,
         })?;
@@ -118,6 +120,8 @@ impl Local {
                 path,
             },
             fleet,
+            secrets,
+            same_closures: None,
         })
     }
 }

@@ -4,8 +4,10 @@
 mod export;
 mod local;
 mod remote;
+mod same;
 mod wake;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,14 +17,28 @@ use futures::stream::{LocalBoxStream, StreamExt as _};
 use git2::{Oid, Repository};
 use trueup_engine::ports::{Head, Opened, Source, SourceError, Tree};
 use trueup_schema::kind::FleetManifests;
-use trueup_schema::{Revision, Timestamp};
+use trueup_schema::wire::Goal;
+use trueup_schema::{HostName, Revision, Timestamp};
 
 pub use export::Bounds;
 pub use local::Local;
 pub use remote::Credentials;
 
-/// Reads the manifests of a revision: `(path, bytes)` of each file, to what holds or all problems.
-pub type ReadManifests = fn(&[(String, Vec<u8>)]) -> Result<FleetManifests, Vec<String>>;
+/// A file of the revision, by its path from the root; `None` when it is not there.
+pub type ReadFile<'a> = &'a dyn Fn(&str) -> Option<Vec<u8>>;
+
+/// Reads the manifests of a revision: `(path, bytes)` of each file, with the files that they name, to what holds or all
+/// problems.
+pub type ReadManifests = fn(&[(String, Vec<u8>)], ReadFile<'_>) -> Result<Desired, Vec<String>>;
+
+/// What a revision wants.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// Its manifests.
+    pub fleet: FleetManifests,
+    /// The goal `secrets` of each host.
+    pub secrets: BTreeMap<HostName, Goal>,
+}
 
 /// A fetch takes no longer.
 const FETCH_WALL: Duration = Duration::from_secs(300);
@@ -183,10 +199,15 @@ impl Source for GitSource {
         self.blocking(FETCH_WALL, timed_out, move |settings| {
             let repo = mirror(settings)?;
             let files = export::manifests(settings, &repo, &wanted)?;
-            let fleet = (settings.read)(&files).map_err(|problems| SourceError::BadManifests {
-                revision: wanted.clone(),
-                problems,
-            })?;
+            let file = |name: &str| export::file(&repo, &wanted, name);
+            let read = (settings.read)(&files, &file);
+            let Desired { fleet, secrets } =
+                read.map_err(|problems| SourceError::BadManifests {
+                    revision: wanted.clone(),
+                    problems,
+                })?;
+            let sources = fleet.secrets.values().map(|s| s.source.as_str()).collect();
+            let same_closures = same::closures(&repo, &wanted, &sources);
             let path = export::tree(settings, &repo, &wanted)?;
             Ok(Opened {
                 tree: Tree {
@@ -194,6 +215,8 @@ impl Source for GitSource {
                     path,
                 },
                 fleet,
+                secrets,
+                same_closures,
             })
         })
         .await

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use trueup_core::absorb;
 use trueup_core::admit::{Held, admit, groups};
+use trueup_core::decide::parts;
 use trueup_core::host::{Claim, Work};
 use trueup_core::plan;
 use trueup_schema::HostName;
@@ -24,9 +25,14 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
         let failed = plan::failures(memories);
         let held: Vec<Held> = state.claims.values().map(Held::from).collect();
-        let Some(asked) =
-            super::super::with_view(state, host, &sh.settings, |v| plan::asked(v, now))
-        else {
+        let both = super::super::with_view(state, host, &sh.settings, |v| {
+            let parts = match (v.evaluation, &v.memory.report) {
+                (Work::Done(wanted), Some(report)) => parts(v, report, wanted),
+                _ => (true, None),
+            };
+            (plan::asked(v, now), parts)
+        });
+        let Some((asked, (with_system, secrets))) = both else {
             return;
         };
         let Some(cell) = state.hosts.get_mut(host) else {
@@ -43,14 +49,20 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         }
         let m = &mut cell.record.memory;
         let order = absorb::next_order(m);
+        let (digest, secrets) = match secrets {
+            Some(alone) if !with_system => (alone, None),
+            secrets => (wanted.digest.clone(), secrets),
+        };
         let claim = Claim {
             host: host.clone(),
             order,
             revision: cell.record.revision.clone(),
-            digest: wanted.digest.clone(),
+            attempt: m.tries.get(&digest).map_or(0, |t| t.count) + 1,
+            secrets_alone: digest != wanted.digest,
+            digest,
+            secrets,
             closure: wanted.closure.clone(),
             specialisation: manifest.specialisation.clone(),
-            attempt: m.tries.get(&wanted.digest).map_or(0, |t| t.count) + 1,
             groups: groups(&fleet.fleet.rollout, &manifest.labels),
             granted_at: now,
             expires_at: now + sh.settings.intent_lifetime,

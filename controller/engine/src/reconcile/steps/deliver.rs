@@ -47,8 +47,8 @@ pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
     let Some(target) = target(sh, host) else {
         return;
     };
-    let (claim, intent) = {
-        let state = sh.state.borrow();
+    let made = {
+        let state = &*sh.state.borrow();
         let (Some(claim), Some(cell)) = (state.claims.get(host), state.hosts.get(host)) else {
             return;
         };
@@ -57,15 +57,19 @@ pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
             .get(host)
             .and_then(|a| a.identity.as_ref())
             .map(|i| i.machine_id.clone());
-        (
-            claim.clone(),
-            intent(
-                claim,
-                &cell.record.manifest,
-                machine,
-                sh.ports.signer.cluster(),
-            ),
-        )
+        let wanted = claim.secrets.as_ref();
+        let wanted = wanted.or(claim.secrets_alone.then_some(&claim.digest));
+        let there = super::super::secrets_of(state, host)
+            .filter(|goal| Some(&goal.digest) == wanted)
+            .cloned();
+        // The trunk moved on: those of the claim are no longer to be had.
+        let outdated = wanted.is_some() && there.is_none();
+        let cluster = sh.ports.signer.cluster();
+        let intent = intent(claim, &cell.record.manifest, machine, cluster, there);
+        (!outdated).then(|| (claim.clone(), intent))
+    };
+    let Some((claim, intent)) = made else {
+        return observe(sh, host).await;
     };
     let signed = sh.ports.signer.sign(&intent);
     sh.crash("offer.start").await;

@@ -1,14 +1,17 @@
 //! A claim and a manifest as the document that the host is offered. Only puts words in their places.
 
+use std::collections::BTreeSet;
+
 use trueup_core::host::Claim;
 use trueup_schema::kind::{self, ResolvedHost};
-use trueup_schema::wire::{self, Intent, SYSTEM_V1, SystemGoal};
+use trueup_schema::wire::{self, Intent, SECRETS_V1, SYSTEM_V1, SystemGoal};
 
 pub(super) fn intent(
     claim: &Claim,
     m: &ResolvedHost,
     machine_id: Option<String>,
     cluster: String,
+    secrets: Option<wire::Goal>,
 ) -> Intent {
     let a = &m.activation;
     let goal = SystemGoal {
@@ -38,6 +41,17 @@ pub(super) fn intent(
         keep_generations: m.keep_generations,
         reboot_as_last_resort: m.reboot != kind::Reboot::Never,
     };
+    // New secrets come before the units that need them, so they come first.
+    let mut goals: Vec<wire::Goal> = secrets.into_iter().collect();
+    let mut requires: BTreeSet<String> = goals.iter().map(|_| SECRETS_V1.to_owned()).collect();
+    if !claim.secrets_alone {
+        requires.insert(SYSTEM_V1.to_owned());
+        goals.push(wire::Goal {
+            component: "system".parse().expect("a DNS label"),
+            digest: claim.digest.clone(),
+            body: serde_json::to_value(&goal).unwrap_or_default(),
+        });
+    }
     Intent {
         format: wire::FORMAT,
         cluster,
@@ -47,7 +61,7 @@ pub(super) fn intent(
         revision: claim.revision.clone(),
         issued_at: claim.granted_at,
         expires_at: claim.expires_at,
-        requires: [SYSTEM_V1.to_owned()].into(),
+        requires,
         confirm: wire::Confirm {
             by: match a.confirm {
                 kind::Confirm::Controller => wire::ConfirmBy::Controller,
@@ -57,11 +71,7 @@ pub(super) fn intent(
             timeout_secs: a.confirm_timeout.as_secs(),
         },
         retry: claim.retry,
-        goals: vec![wire::Goal {
-            component: "system".parse().expect("a DNS label"),
-            digest: claim.digest.clone(),
-            body: serde_json::to_value(&goal).unwrap_or_default(),
-        }],
+        goals,
     }
 }
 
