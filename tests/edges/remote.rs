@@ -74,7 +74,7 @@ fn a_child_fetches() {
             token: fetch.token,
         },
         bounds: Bounds::default(),
-        read: |_| Err(Vec::new()),
+        read: |_, _| Err(Vec::new()),
     });
     match local(source.fetch(None)) {
         Ok(head) => println!("\nhead {}", head.revision.sha1()),

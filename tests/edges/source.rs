@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use trueup::edge::source::{Bounds, Credentials, GitSource, SourceSettings};
+use trueup::edge::source::{Bounds, Credentials, Desired, GitSource, ReadFile, SourceSettings};
 use trueup_engine::ports::{Source, SourceError};
 use trueup_fixtures::fleet::commit_all;
 use trueup_schema::ErrorClass;
-use trueup_schema::kind::FleetManifests;
 
 use crate::local;
 
@@ -34,11 +33,16 @@ fn settings(repo: &Path, state: &Path, branch: &str) -> SourceSettings {
 }
 
 /// Reads any manifests as a fleet of nothing.
-fn taken(_: &[(String, Vec<u8>)]) -> Result<FleetManifests, Vec<String>> {
+fn taken(_: &[(String, Vec<u8>)], _: ReadFile<'_>) -> Result<Desired, Vec<String>> {
     let fleet = "apiVersion: trueup/v1alpha1\nkind: Fleet\nmetadata: {name: f}\nspec: {}\n";
     let files = [("fleet/fleet.yaml".to_owned(), fleet.as_bytes().to_vec())];
-    trueup_schema::manifest::resolve(&files)
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    let fleet = trueup_schema::manifest::resolve(&files);
+    let fleet =
+        fleet.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Desired {
+        fleet,
+        secrets: Default::default(),
+    })
 }
 
 fn write(dir: &Path, file: &str, text: &str) {

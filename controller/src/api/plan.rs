@@ -33,6 +33,12 @@ fn planned(host: &HostName, p: &Planned) -> PlannedHost {
             Some(to.clone()),
             Some(what.clone()),
         ),
+        Change::Secrets => (
+            PlannedChange::Deliver,
+            None,
+            None,
+            Some("new secrets; what runs stays".to_owned()),
+        ),
         Change::Unknown(why) => (PlannedChange::Unknown, None, None, Some(why.clone())),
     };
     let verdict = &p.decision.verdict;
