@@ -43,6 +43,16 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Confirmation windows that are meant to pass.
 const SOON: u64 = 5;
 
+/// As they are in a report.
+const STATES: [(AttemptState, &str); 6] = [
+    (AttemptState::Offered, "offered"),
+    (AttemptState::Activating, "activating"),
+    (AttemptState::AwaitingConfirmation, "awaitingConfirmation"),
+    (AttemptState::Committing, "committing"),
+    (AttemptState::RollingBack, "rollingBack"),
+    (AttemptState::Ended, "ended"),
+];
+
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// The controller's side of these tests: a store, a fleet, the agent as a store path.
@@ -329,7 +339,7 @@ impl Controller {
         let order = next_order();
         let put = host.sh(&format!(
             "cat > /root/meanwhile-{order} <<'EOS'\n\
-             until {}/bin/trueup-agent report | grep -q '\"serial\":{}.*\"state\":\"{state}\"'; do sleep 0.1; done\n\
+             until {}/bin/trueup-agent report | grep -q '\"serial\":{}.*\"state\":\"{state}\"'; do sleep 0.25; done\n\
              {script}\nEOS\n\
              systemd-run --quiet --collect --unit=meanwhile-{order} sh /root/meanwhile-{order}",
             self.agent, order.serial
@@ -347,10 +357,26 @@ impl Controller {
         (out.code == 0).then(|| serde_json::from_str(&out.stdout).expect("a report"))
     }
 
+    /// Asks until the attempt is there. One login asks many times: a key exchange each time is what a busy machine spends
+    /// itself on.
     fn until(&self, host: &Host, order: Order, state: AttemptState) -> AttemptReport {
         let begun = Instant::now();
+        let past: Vec<&str> = STATES
+            .iter()
+            .filter(|(s, _)| *s >= state)
+            .map(|(_, name)| *name)
+            .collect();
+        let ask = format!(
+            "for i in $(seq 40); do r=$({}/bin/trueup-agent report) || exit 1; \
+             echo \"$r\" | grep -qE '\"serial\":{},.*\"state\":\"({})\"' && break; sleep 0.25; done; echo \"$r\"",
+            self.agent,
+            order.serial,
+            past.join("|")
+        );
         let found = wait(PATIENCE, || {
-            let attempt = self.report(host)?.attempt?;
+            let out = host.sh(&ask);
+            let report: Report = serde_json::from_str(&out.stdout).ok()?;
+            let attempt = report.attempt?;
             let there = attempt.order == order && attempt.state >= state;
             there.then_some(attempt)
         });
