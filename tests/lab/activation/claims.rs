@@ -119,7 +119,7 @@ pub fn the_dead_man_acts(c: &Controller, host: &Host) -> Result<(), String> {
         ..Ask::default()
     };
     // Killed, kept from coming again, and reloads all through the window: each restarts relative timers.
-    let script = "until ls /nix/var/trueup/attempts/*/armed-for; do sleep 0.1; done; unit=$(cd /run/systemd/transient && ls -d trueup-activate-*.service | head -n 1)\n\
+    let script = "until [ -e /nix/var/trueup/attempts/$order/armed-for ]; do sleep 0.1; done; unit=trueup-activate-$order.service\n\
                   mkdir -p /run/systemd/system/$unit.d; printf '[Service]\\nRestart=no\\n' > /run/systemd/system/$unit.d/no.conf\n\
                   systemctl daemon-reload; systemctl kill -s KILL --kill-whom=all $unit; touch /run/killed\n\
                   for i in $(seq 20); do systemctl daemon-reload; sleep 1; done";

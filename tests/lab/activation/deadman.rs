@@ -16,7 +16,8 @@ fn an_agent_killed_in_the_middle_goes_on_where_it_was() {
     let Some((lab, c)) = ready() else { return };
     let host = lab.host("h1");
     c.install(host);
-    let kill = "systemctl kill -s KILL --kill-whom=main \"$(cd /run/systemd/transient && ls -d trueup-activate-*.service | head -n 1)\"; touch /run/killed";
+    let kill =
+        "systemctl kill -s KILL --kill-whom=main trueup-activate-$order.service; touch /run/killed";
     // While it activates: once something of it has run.
     let slow = c.closure(host, "activation-hangs", &[("seconds", "4")]);
     let script = format!("until pgrep -f {slow}/activate; do sleep 0.1; done; {kill}");

@@ -327,7 +327,7 @@ impl Controller {
         order
     }
 
-    /// Begins an attempt; a unit on the host runs `script` as soon as the attempt is at `state`.
+    /// Begins an attempt; a unit on the host runs `script` (which finds it as `$order`) as soon as the attempt is at `state`.
     fn meanwhile(
         &self,
         host: &Host,
@@ -340,7 +340,7 @@ impl Controller {
         let put = host.sh(&format!(
             "cat > /root/meanwhile-{order} <<'EOS'\n\
              until {}/bin/trueup-agent report | grep -q '\"serial\":{}.*\"state\":\"{state}\"'; do sleep 0.25; done\n\
-             {script}\nEOS\n\
+             order={order}\n{script}\nEOS\n\
              systemd-run --quiet --collect --unit=meanwhile-{order} sh /root/meanwhile-{order}",
             self.agent, order.serial
         ));
