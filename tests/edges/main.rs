@@ -7,6 +7,7 @@ mod nix;
 mod nixos;
 mod remote;
 mod source;
+mod webhook;
 
 /// A runtime as the controller has it: one thread, tasks that need not be `Send`.
 fn local<T>(work: impl Future<Output = T>) -> T {

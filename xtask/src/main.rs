@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod exec;
 mod lab;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ cargo xtask COMMAND
   agent              build the static agent; prints its path and size
   bench [NAME…]      what trueup takes, beside what people would run instead: merge (`--check` fails on a broken
                      promise; `--json`, `--short`, `--runs N`, `--hosts N`)
-  sim                not yet
+  sim [--seeds N] [--hosts N] [--seed S]   random simulated fleets; one seed alone shows its log
 ";
 
 fn main() -> ExitCode {
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         Some("lab") => lab::run(rest),
         Some("agent") => agent::run(rest),
         Some("bench") => bench::run(rest),
-        Some("sim") => Err(anyhow::anyhow!("`cargo xtask sim` is not built yet")),
+        Some("sim") => sim::run(rest),
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)

@@ -13,7 +13,7 @@ use trueup_schema::kind::ResolvedAlert;
 use trueup_schema::status::{Event, Reason, Severity, Subject};
 use trueup_schema::{ErrorClass, Timestamp};
 
-use crate::ports::{AlertError, MAX_OPS, Mono};
+use crate::ports::{AlertError, MAX_CHANGES, MAX_OPS, Mono};
 use crate::record::Outgoing;
 use crate::state::{Shared, State, delete, note};
 
@@ -46,13 +46,17 @@ pub(crate) fn outgoing(sh: &Shared, ops: usize, events: &mut Vec<Event>) -> Vec<
             _ => None,
         };
         for alert in state.alerts.values().filter(|a| matches(a, event, labels)) {
-            if state.outbox.len() + out.len() >= OUTBOX_MAX || ops + out.len() >= MAX_OPS {
+            let changes = ops + out.len();
+            if state.outbox.len() + out.len() >= OUTBOX_MAX
+                || changes >= MAX_OPS
+                || changes + events.len() + 1 >= MAX_CHANGES
+            {
                 lost += 1;
                 continue;
             }
-            // Sorted by time; the rest makes it unique over restarts.
+            // Sorted as they happened; the rest makes it unique over restarts.
             let at = u64::try_from(event.at.as_microsecond()).unwrap_or(0);
-            let id = format!("{at:016x}-{:016x}-{}", sh.ports.rt.random(), out.len());
+            let id = format!("{at:016x}-{:03}-{:016x}", out.len(), sh.ports.rt.random());
             out.push(Outgoing {
                 id,
                 alert: alert.name.clone(),

@@ -31,10 +31,28 @@ pub const CRASH_POINTS: &[&str] = &[
     "alert.after-commit",
 ];
 
+/// Bugs that a test plants, to see that its invariants find them. Each is a promise of the engine, broken at one place.
+pub const PLANTED: &[&str] = &[
+    // A claim that is not committed before the step: after a crash nobody knows of it.
+    "claim-in-memory",
+    // Whoever asks may begin.
+    "limits-ignored",
+    // The order does not rise with the claim.
+    "order-reused",
+    // What hurt a host is offered again.
+    "quarantine-forgotten",
+    // A message to a sink is not in the transaction of its event.
+    "alert-apart",
+];
+
 /// The hook.
 pub trait Crash {
     /// Called at each point. To crash, it ends the process or never completes.
     fn at(&self, point: &'static str) -> LocalBoxFuture<'static, ()>;
+    /// Is one of [`PLANTED`] planted? Only ever in tests.
+    fn plants(&self, _bug: &'static str) -> bool {
+        false
+    }
 }
 
 /// Does nothing.

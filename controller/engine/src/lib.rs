@@ -13,7 +13,7 @@ mod runtime;
 mod settings;
 mod state;
 
-pub use crash::{CRASH_POINTS, Crash, NoCrash};
+pub use crash::{CRASH_POINTS, Crash, NoCrash, PLANTED};
 pub use plan::plan_of;
 pub use runtime::{Engine, EngineError};
 pub use settings::{Settings, WAKES, Wake};

@@ -112,7 +112,23 @@ fn look(sh: &Rc<Shared>, host: &HostName) -> Option<Decision> {
     let seed = sh.ports.rt.random();
     let mut state = sh.state.borrow_mut();
     expire(&mut state, host, now);
+    if sh.plants("quarantine-forgotten") {
+        forget_quarantine(&mut state, host);
+    }
     with_view(&state, host, &sh.settings, |view| decide(view, now, seed))
+}
+
+/// A planted bug.
+fn forget_quarantine(state: &mut State, host: &HostName) {
+    let Some(cell) = state.hosts.get_mut(host) else {
+        return;
+    };
+    cell.record.memory.quarantined.clear();
+    if let Some(report) = &mut cell.record.memory.report {
+        for component in &mut report.components {
+            component.quarantined.clear();
+        }
+    }
 }
 
 /// What is known of a host, as decisions and plans take it.
