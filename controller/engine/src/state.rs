@@ -147,6 +147,8 @@ pub(crate) struct State {
     pub evaluating: Option<Revision>,
     /// The last evaluation was cut off by a newer revision: the present one runs to its end.
     pub cut_off: bool,
+    /// What was evaluated to its end after a cancellation is delivered before a newer revision is taken, until then.
+    pub delivering_until: Option<Duration>,
     pub fatal: Option<DbError>,
 }
 

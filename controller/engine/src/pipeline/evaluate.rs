@@ -1,6 +1,7 @@
 //! Wants for evaluations, merged over hosts. What was found before a cancellation is kept.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{Either, select};
@@ -14,6 +15,9 @@ use trueup_schema::{ErrorClass, HostName, Revision};
 use crate::ports::{EvalFailure, EvalWant, Evaluated, Tree};
 use crate::record::EvaluationRecord;
 use crate::state::{Shared, note, put};
+
+/// A stream of commits is held back for so long, at most, so that what was evaluated in its midst reaches the hosts.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(900);
 
 /// What a host is to be, by what its evaluation found.
 pub(crate) fn wanted(e: &Evaluated, manifest: &ResolvedHost) -> Wanted {
@@ -39,6 +43,7 @@ pub(crate) async fn run(sh: Rc<Shared>) {
             let held_back = state.cut_off;
             state.cut_off = false;
             if held_back {
+                state.delivering_until = Some(sh.ports.rt.mono().0 + DELIVERED_WITHIN);
                 sh.source_kick.notify_one();
             }
         }

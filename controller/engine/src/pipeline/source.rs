@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use futures::StreamExt as _;
 use trueup_core::backoff;
+use trueup_core::conditions::find;
 use trueup_core::host::{Problem, Work};
-use trueup_schema::status::{Reason, Severity, Subject};
+use trueup_schema::status::{ConditionType, Reason, Severity, Subject, Truth};
 use trueup_schema::{ErrorClass, HostName, Revision};
 
 use crate::ports::{DbError, Head, Op, Opened, SourceError};
@@ -123,6 +124,9 @@ async fn round(sh: &Rc<Shared>) -> bool {
             return true;
         }
     }
+    if delivers(sh) {
+        return true;
+    }
     // Told of now, since a wake that finds nothing new is no stage of anything.
     tracing::debug!(target: "stage", stage = "woken", at = %woken, revision = head.revision.sha1());
     sh.mark_trunk("fetched", &head.revision);
@@ -142,6 +146,23 @@ async fn round(sh: &Rc<Shared>) -> bool {
             reopen(sh, accepted).await && desired
         }
     }
+}
+
+/// Are hosts still on their way to what was evaluated while newer commits came? Without this the host that is evaluated
+/// last would be given a new goal before it got any.
+fn delivers(sh: &Rc<Shared>) -> bool {
+    let mut state = sh.state.borrow_mut();
+    let now = sh.ports.rt.mono().0;
+    let under_way = |c: &HostCell| {
+        let ready = find(&c.record.status.conditions, ConditionType::Ready);
+        matches!(c.evaluation, Work::Done(_)) && ready.is_none_or(|r| r.status == Truth::Unknown)
+    };
+    let until = state.delivering_until;
+    let waits = until.is_some_and(|u| now < u) && state.hosts.values().any(under_way);
+    if !waits {
+        state.delivering_until = None;
+    }
+    waits
 }
 
 /// After a start with a bad head: the last good revision is what the fleet is to be.
