@@ -48,6 +48,8 @@ struct Run {
     stages: Vec<f64>,
     /// What no stage explains.
     rest: f64,
+    /// The same host's own account: each stage of the agent, by its journal.
+    agent: Vec<(String, f64)>,
 }
 
 pub fn run(asked: &Asked) -> Result<Outcome> {
@@ -142,6 +144,19 @@ fn alternate(rig: &Rig, count: usize, runs: usize, outcome: &mut Outcome) -> Res
             all.iter().map(|r| r.stages[n]).collect(),
         );
     }
+    let names: Vec<String> = all
+        .iter()
+        .flat_map(|r| r.agent.iter().map(|(s, _)| s.clone()))
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names.into_iter().filter(|n| seen.insert(n.clone())) {
+        let of = |r: &Run| Some(r.agent.iter().find(|(s, _)| *s == name)?.1);
+        outcome.row(
+            format!("    the agent's own account: {name}"),
+            "s",
+            all.iter().filter_map(of).collect(),
+        );
+    }
     outcome.row("  by hand: nix eval", "s", theirs(&|t, _| t.evaluated));
     outcome.row(
         "  by hand: nix build",
@@ -194,6 +209,7 @@ fn one(rig: &Rig, hosts: &[String], word: &str) -> Result<Run> {
         ready: 0.0,
         stages: Vec::new(),
         rest: 0.0,
+        agent: Vec::new(),
     };
     for name in hosts {
         let host = rig.host(name);
@@ -207,6 +223,13 @@ fn one(rig: &Rig, hosts: &[String], word: &str) -> Result<Run> {
             run.ready = ready;
             run.rest = (stages.iter().sum::<f64>() - ready).abs();
             run.stages = stages;
+            let begun = rig::timeline(host)?;
+            let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([committed]);
+            let took = begun
+                .iter()
+                .zip(ends)
+                .map(|((stage, at), end)| (stage.clone(), end - at));
+            run.agent = took.collect();
         }
     }
     ensure!(
@@ -225,6 +248,10 @@ fn way(marks: &Marks, host: &str, merged: At, running: At, committed: At) -> Res
         let at = match stage {
             "running" => running,
             "committed" => committed,
+            // The word that it waits can be late or lost; then the host was asked, and that is part of the next stage.
+            "awaiting" => marks
+                .get(&(of.to_owned(), stage.to_owned()))
+                .map_or(last, |at| at.min(committed)),
             _ => *marks
                 .get(&(of.to_owned(), stage.to_owned()))
                 .with_context(|| format!("{host} has no mark `{stage}`"))?,

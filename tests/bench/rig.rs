@@ -18,6 +18,8 @@ use trueup_tests::processes;
 pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Lines of the controller's log in an error.
 const LOG_LINES: usize = 30;
+/// The agent's own root on a host.
+const AGENT_ON_HOST: &str = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
 const AGENT: &str = "TRUEUP_TEST_AGENT";
 const PROGRAM: &str = "TRUEUP_BENCH_PROGRAM";
 
@@ -143,6 +145,20 @@ pub fn seen_by(host: &Host, top: &str) -> Result<(At, At)> {
         ran.with_context(|| format!("{} never switched to {top}", host.name))?,
         boot,
     ))
+}
+
+/// What the agent's journal says of its last attempt: when each of its stages began.
+pub fn timeline(host: &Host) -> Result<Vec<(String, At)>> {
+    let out = host.read(&[AGENT_ON_HOST, "report"]);
+    let report: Value = serde_json::from_str(&out)?;
+    let stages = report["attempt"]["timeline"].as_array();
+    let stages = stages.context("the report has no timeline")?;
+    let stage = |entry: &Value| {
+        let at: trueup_schema::Timestamp = entry[0].as_str()?.parse().ok()?;
+        let at = at.as_nanosecond() as f64 / 1e9;
+        Some((entry[1].as_str()?.to_owned(), at))
+    };
+    Ok(stages.iter().filter_map(stage).collect())
 }
 
 /// How often switch-to-configuration began on a host, by its journal.

@@ -96,8 +96,7 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     if by_itself && super::is_stale(&cell.record.memory, &report) {
         return;
     }
-    if by_itself
-        && let Some(a) = &report.attempt
+    if let Some(a) = &report.attempt
         && a.state == AttemptState::AwaitingConfirmation
     {
         let revision = cell.record.revision.sha1();
