@@ -38,9 +38,11 @@ struct Twin {
 #[derive(Debug, Clone)]
 pub struct Twins {
     hosts: Rc<RefCell<BTreeMap<HostName, Twin>>>,
-    to: mpsc::Sender<(HostName, Report)>,
-    from: Rc<RefCell<Option<mpsc::Receiver<(HostName, Report)>>>>,
+    to: mpsc::Sender<Told>,
+    from: Rc<RefCell<Option<mpsc::Receiver<Told>>>>,
 }
+
+type Told = (HostName, Report);
 
 impl Default for Twins {
     fn default() -> Self {
