@@ -378,8 +378,9 @@ impl World {
     /// Asks for a host to be looked at now; the nudge's id.
     pub fn nudge(&self, name: &str) -> Result<String> {
         let said = self.trueup(&["reconcile", "--host", name])?;
-        let id = said.trim().strip_prefix("asked, as nudge ");
-        Ok(id.with_context(|| format!("no nudge: {said}"))?.to_owned())
+        let id = said.trim().rsplit_once("as nudge ");
+        let (_, id) = id.with_context(|| format!("no nudge: {said}"))?;
+        Ok(id.to_owned())
     }
 
     /// Words of a host's `Ready` condition.
