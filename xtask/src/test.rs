@@ -15,8 +15,10 @@ const PACKAGES: [(&str, &str); 4] = [
     ("/usr/bin/git", "git"),
 ];
 
-/// The target whose tests take real hosts, one after the other, in a stage of its own.
+/// The target whose tests take real hosts, in a stage of its own.
 const LAB_TARGET: &str = "lab";
+/// Processes that run them at once. With more, two cores no longer keep the hosts' own deadlines.
+const LAB_SHARDS: usize = 4;
 
 /// Tests that passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +245,7 @@ fn tools() -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// One after the other: each test asks for the hosts that it needs, and two cores are no place for two of them.
+/// In a few processes side by side, each with a lab of its own: a test mostly waits for its hosts.
 fn lab_tests(wanted: bool) -> Result<Outcome> {
     if !wanted {
         return Ok(Outcome::Skipped("--no-lab".to_owned()));
@@ -257,14 +259,70 @@ fn lab_tests(wanted: bool) -> Result<Outcome> {
             "lab hosts can't run here (the reason stands above)".to_owned(),
         ));
     }
-    counted(exec::cargo().args([
-        "test",
-        "--workspace",
-        "--test",
-        LAB_TARGET,
-        "--",
-        "--test-threads=1",
-    ]))
+    let target = ["test", "--quiet", "--workspace", "--test", LAB_TARGET, "--"];
+    let list = exec::read(
+        exec::cargo()
+            .args(target)
+            .args(["--list", "--format", "terse"]),
+    )?;
+    let names = names(&list);
+    ensure!(!names.is_empty(), "the lab's tests name none");
+    let target = ["test", "--workspace", "--test", LAB_TARGET, "--"];
+    let done: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+        let shard = |at| {
+            // Neighbours in the list are alike, and last as long: each shard takes some of every kind.
+            let mine: Vec<&str> = names.iter().skip(at).step_by(LAB_SHARDS).copied().collect();
+            scope.spawn(move || {
+                if mine.is_empty() {
+                    return Ok(passed());
+                }
+                counted(
+                    exec::cargo()
+                        .args(target)
+                        .args(["--test-threads=1", "--exact"])
+                        .args(mine),
+                )
+            })
+        };
+        let running: Vec<_> = (0..LAB_SHARDS).map(shard).collect();
+        running
+            .into_iter()
+            .map(|r| {
+                r.join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a shard panicked")))
+            })
+            .collect()
+    });
+    all(done)
+}
+
+/// The names in libtest's terse list.
+fn names(list: &str) -> Vec<&str> {
+    list.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .collect()
+}
+
+/// One outcome of many.
+fn all(outcomes: Vec<Result<Outcome>>) -> Result<Outcome> {
+    let (mut sum, mut why) = (Count::default(), None);
+    for outcome in outcomes {
+        let count = match outcome? {
+            Outcome::Passed(count) => count,
+            Outcome::Failed(count, said) => {
+                why = Some(said);
+                count
+            }
+            Outcome::Skipped(_) => Count::default(),
+        };
+        sum.passed += count.passed;
+        sum.failed += count.failed;
+    }
+    Ok(match why {
+        None => Outcome::Passed(sum),
+        Some(_) if sum.failed > 0 => Outcome::Failed(sum, format!("{} tests failed", sum.failed)),
+        Some(why) => Outcome::Failed(sum, why),
+    })
 }
 
 fn test_targets() -> Result<Vec<String>> {
@@ -355,6 +413,25 @@ fn summary(line: &str) -> Option<Count> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_tests_is_read_and_outcomes_are_added_up() {
+        assert_eq!(
+            names("a::b: test\nbench: benchmark\nc: test\n"),
+            ["a::b", "c"]
+        );
+        let count = |passed, failed| Count { passed, failed };
+        let good = || Ok(Outcome::Passed(count(2, 0)));
+        let bad = Ok(Outcome::Failed(count(1, 1), "1 tests failed".to_owned()));
+        assert!(matches!(
+            all(vec![good(), good()]),
+            Ok(Outcome::Passed(c)) if c == count(4, 0)
+        ));
+        assert!(matches!(
+            all(vec![good(), bad]),
+            Ok(Outcome::Failed(c, _)) if c == count(3, 1)
+        ));
+    }
 
     #[test]
     fn summaries_of_both_runners_are_counted() {
