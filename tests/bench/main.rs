@@ -7,6 +7,7 @@ mod merge;
 mod numbers;
 mod plan;
 mod rig;
+mod secrets;
 mod stages;
 mod thousand;
 mod twin;
@@ -96,7 +97,9 @@ fn all(asked: &Asked) -> Result<bool> {
                 outcome
             }
             "secrets" => {
-                bail!("`secrets` is not built yet: it comes with the kind (tests/bench/secrets.rs)")
+                let mut outcome = Outcome::default();
+                secrets::run(&mut outcome)?;
+                outcome
             }
             other => bail!("no benchmark `{other}`; {USAGE}"),
         };

@@ -4,6 +4,7 @@
 mod activation;
 mod controller;
 mod hosts;
+mod secrets;
 mod stc;
 
 // Where they lie for all tests on hosts, and for the demo.
