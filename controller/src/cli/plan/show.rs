@@ -160,6 +160,9 @@ fn packages(e: &Effects) -> Option<String> {
         text.push_str(" (by derivations)");
     }
     if let Some(delta) = e.size.and_then(delta) {
+        if text.is_empty() {
+            text.push_str("same packages");
+        }
         text.push_str(&format!(" ({delta})"));
     }
     Some(text.trim().to_owned())
