@@ -3,16 +3,17 @@
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::kind::{Alert, Cache, Check, Fleet, Host, Kind, Secret};
+use crate::kind::{Alert, Builder, Cache, Check, Fleet, Host, Kind, Secret};
 
 /// Kinds that have a schema: those that are built.
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 7] = [
     Kind::Fleet,
     Kind::Host,
     Kind::Check,
     Kind::Alert,
     Kind::Cache,
     Kind::Secret,
+    Kind::Builder,
 ];
 
 /// The schema of a kind; `None` for one that is not built yet.
@@ -25,7 +26,8 @@ pub fn of(kind: Kind) -> Option<Value> {
         Kind::Alert => Some(schema::<Alert>(kind)),
         Kind::Cache => Some(schema::<Cache>(kind)),
         Kind::Secret => Some(schema::<Secret>(kind)),
-        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => None,
+        Kind::Builder => Some(schema::<Builder>(kind)),
+        Kind::Container | Kind::Rollout | Kind::Receiver => None,
     }
 }
 

@@ -135,6 +135,8 @@ pub enum Reason {
     BuildFailed,
     PublishFinished,
     PublishFailed,
+    BuilderLost,
+    BuilderReady,
     // host
     Progressing,
     ProgressingWithRetry,

@@ -4,6 +4,7 @@
 mod activation;
 mod controller;
 mod hosts;
+mod hub;
 mod secrets;
 mod stc;
 

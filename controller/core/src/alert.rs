@@ -122,6 +122,12 @@ fn words(reason: Reason) -> (&'static str, &'static str, Then) {
         ),
         R::PublishFinished => ("is published", GOES_ON, Then::Nothing),
         R::PublishFailed => ("could not be published", TRIES, Then::Look),
+        R::BuilderLost => (
+            "does not answer",
+            "lets other machines build until it does",
+            Then::Person("look at the builder: trueup get builders"),
+        ),
+        R::BuilderReady => ("answers again", GOES_ON, Then::Nothing),
         R::Progressing | R::ProgressingWithRetry => ("is worked on", GOES_ON, Then::Nothing),
         R::ReconciliationSucceeded => ("is as it is to be", "confirmed it", Then::Nothing),
         R::HostAdded => ("is in the fleet", GOES_ON, Then::Nothing),

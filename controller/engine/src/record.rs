@@ -6,6 +6,7 @@
 //! | `/claims/<name>` | [`Claim`]: permission to disturb the host now | engine |
 //! | `/evaluations/<name>` | [`EvaluationRecord`] | engine |
 //! | `/builds/<drv hash>` | [`BuildRecord`] | engine |
+//! | `/builders/<name>` | [`BuilderRecord`] | engine |
 //! | `/revisions/<sha1>` | [`RevisionRecord`] | engine |
 //! | `/meta/source` | [`SourceRecord`]: the accepted revision, and what stalls the source | engine |
 //! | `/meta/fleet` | [`FleetRecord`]: what holds for all hosts at the accepted revision | engine |
@@ -20,11 +21,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 pub use trueup_core::host::{Adoption, Claim, Memory, Nudge, Problem, Suspension};
-use trueup_schema::kind::{ResolvedAlert, ResolvedFleet, ResolvedHost};
+use trueup_schema::kind::{ResolvedAlert, ResolvedBuilder, ResolvedFleet, ResolvedHost};
 use trueup_schema::status::{Actor, Event, HostStatus};
 use trueup_schema::{DrvPath, HostName, Revision, StorePath, Timestamp};
 
-use crate::ports::{BuildFailure, DbError, Evaluated, Key};
+use crate::ports::{BuildFailure, BuildProgress, DbError, Evaluated, Key, MachineStatus};
 
 /// Prefix of all hosts.
 pub const HOSTS: &str = "/hosts/";
@@ -40,6 +41,8 @@ pub const ADOPTIONS: &str = "/adoptions/";
 pub const REVISIONS: &str = "/revisions/";
 /// Prefix of all builds.
 pub const BUILDS: &str = "/builds/";
+/// Prefix of all machines that build.
+pub const BUILDERS: &str = "/builders/";
 /// Prefix of all evaluations.
 pub const EVALUATIONS: &str = "/evaluations/";
 /// Prefix of all messages to sinks.
@@ -94,6 +97,19 @@ pub struct BuildRecord {
     pub failure: Option<BuildFailure>,
     /// Whether the closure is signed.
     pub published: bool,
+    /// How far it is, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<BuildProgress>,
+}
+
+/// A machine that builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuilderRecord {
+    /// Its manifest.
+    pub manifest: ResolvedBuilder,
+    /// What is known of it.
+    pub status: MachineStatus,
 }
 
 /// A commit of the trunk that was seen.

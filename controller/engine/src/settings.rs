@@ -12,6 +12,8 @@ pub enum Wake {
     Key(trueup_schema::HostName),
     /// The trunk (a webhook, `source accept`, a nudge without a host).
     Source,
+    /// Failures of builds were forgotten.
+    Builds,
     /// Everything.
     All,
 }

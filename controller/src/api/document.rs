@@ -20,11 +20,11 @@ pub const API_VERSION: &str = "trueup/v1alpha1";
 pub struct Object<T> {
     /// `trueup/v1alpha1`.
     pub api_version: String,
-    /// `Host`, `Revision`, `Build`, `Event`, `Source`, `Nudge`.
+    /// `Host`, `Revision`, `Build`, `Builder`, `Event`, `Source`, `Nudge`.
     pub kind: String,
     /// What it is called.
     pub metadata: Metadata,
-    /// Of a host: its manifest with every default filled in.
+    /// Of a host or builder: its manifest with every default filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<serde_json::Map<String, serde_json::Value>>,
     /// What is known of it.
@@ -140,6 +140,31 @@ impl From<record::RevisionRecord> for RevisionStatus {
     }
 }
 
+/// A machine that builds.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuilderStatus {
+    /// `Unknown`, `Ready`, or `Lost`: then builds go elsewhere.
+    pub state: String,
+    /// What it said, or why it does not answer.
+    pub message: String,
+    /// When the state began.
+    pub since: Timestamp,
+    /// What it builds for us now, by name.
+    pub building: Vec<String>,
+}
+
+impl From<trueup_engine::ports::MachineStatus> for BuilderStatus {
+    fn from(m: trueup_engine::ports::MachineStatus) -> Self {
+        Self {
+            state: format!("{:?}", m.state),
+            message: m.message,
+            since: m.since,
+            building: m.building,
+        }
+    }
+}
+
 /// A build, while it runs and after.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -158,6 +183,8 @@ pub struct BuildStatus {
     pub failure: Option<Failure>,
     /// Whether the closure is signed.
     pub published: bool,
+    /// While it runs: how far it is, such as `3/9`, and what is built now.
+    pub progress: Option<String>,
 }
 
 impl From<record::BuildRecord> for BuildStatus {
@@ -170,6 +197,9 @@ impl From<record::BuildRecord> for BuildStatus {
             ended_at: b.ended_at,
             failure: b.failure.map(Failure::from),
             published: b.published,
+            progress: b
+                .progress
+                .map(|p| format!("{}/{} {}", p.done, p.expected, p.current.join(" "))),
         }
     }
 }

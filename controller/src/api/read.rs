@@ -8,22 +8,22 @@ use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use trueup_engine::ports::{Db, DbRev, Entry};
 use trueup_engine::record::{
-    Adoption, BUILDS, BuildRecord, EvaluationRecord, HOSTS, HostRecord, Nudge, REVISIONS,
-    RevisionRecord, SourceRecord, Suspension, decode, key,
+    Adoption, BUILDERS, BUILDS, BuildRecord, BuilderRecord, EvaluationRecord, HOSTS, HostRecord,
+    Nudge, REVISIONS, RevisionRecord, SourceRecord, Suspension, decode, key,
 };
 use trueup_schema::HostName;
 use trueup_schema::status::{Event, Subject};
 
 use super::document::{
-    BuildStatus, Change, Changes, Described, Host, List, Metadata, NudgeStatus, Object,
-    RevisionStatus, SourceStatus,
+    BuildStatus, BuilderStatus, Change, Changes, Described, Host, List, Metadata, NudgeStatus,
+    Object, RevisionStatus, SourceStatus,
 };
 use super::{ApiError, CHANGES_MAX, Class, EVENTS_MAX, LOG_MAX, State, WATCH_SECS};
 
 /// Events of one host in `describe`.
 const DESCRIBE_EVENTS: usize = 20;
 /// Prefixes that may be watched: what lists show, and nothing of the engine's own.
-const WATCHABLE: &[&str] = &[HOSTS, REVISIONS, BUILDS, "/events/", "/nudges/"];
+const WATCHABLE: &[&str] = &[HOSTS, REVISIONS, BUILDS, BUILDERS, "/events/", "/nudges/"];
 
 pub(super) async fn one<D: Db, T: DeserializeOwned>(
     state: &State<D>,
@@ -175,8 +175,23 @@ pub(super) async fn builds<D: Db>(state: &State<D>) -> Result<List<Object<BuildS
     Ok(List::new(rev.0, items.collect()))
 }
 
+pub(super) async fn builders<D: Db>(
+    state: &State<D>,
+) -> Result<List<Object<BuilderStatus>>, ApiError> {
+    let (rev, records) = all::<D, BuilderRecord>(state, BUILDERS).await?;
+    let items = records.into_iter().map(|r| {
+        let mut object = Object::new("Builder", &r.manifest.name, r.status.into());
+        if let Ok(serde_json::Value::Object(mut spec)) = serde_json::to_value(&r.manifest) {
+            spec.remove("name");
+            object.spec = Some(spec);
+        }
+        object
+    });
+    Ok(List::new(rev.0, items.collect()))
+}
+
 /// The 32 characters that name a derivation.
-fn hash_of(path: &str) -> &str {
+pub(super) fn hash_of(path: &str) -> &str {
     let name = path.rsplit('/').next().unwrap_or_default();
     name.split('-').next().unwrap_or_default()
 }

@@ -116,3 +116,22 @@ pub struct Accepted {
     /// When.
     pub at: Timestamp,
 }
+
+/// `POST /v1/builds/retry`: which failed builds are to be tried again.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// As `get builds` shows them: derivations or their hashes.
+    #[serde(default)]
+    pub builds: Vec<String>,
+    /// All that failed.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What is built again where it is wanted.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Retried {
+    /// Derivations.
+    pub retried: Vec<String>,
+}

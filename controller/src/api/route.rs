@@ -11,11 +11,12 @@ use trueup_schema::HostName;
 use trueup_schema::status::{Actor, Event};
 
 use super::document::{
-    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost, RevisionStatus,
-    SourceStatus, Version,
+    BuildStatus, BuilderStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost,
+    RevisionStatus, SourceStatus, Version,
 };
 use super::request::{
-    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
+    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Retried, Retry, Suspend,
+    Suspended,
 };
 use super::{ApiError, Class, State, plan, read, write};
 
@@ -39,6 +40,7 @@ pub(super) enum Op {
     Plan,
     Revisions,
     Builds,
+    Builders,
     Events,
     Source,
     Nudge,
@@ -49,6 +51,7 @@ pub(super) enum Op {
     Resume,
     Adopt,
     Accept,
+    Retry,
 }
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -152,6 +155,12 @@ pub(super) const ROUTES: &[Route] = &[
         "Builds that run or ran, newest first",
         of::<List<Object<BuildStatus>>>,
     ),
+    get(
+        Op::Builders,
+        "/v1/builders",
+        "Machines that build, and whether they answer",
+        of::<List<Object<BuilderStatus>>>,
+    ),
     Route {
         query: &[
             (
@@ -186,7 +195,7 @@ pub(super) const ROUTES: &[Route] = &[
             (
                 "prefix",
                 true,
-                "/hosts/, /revisions/, /builds/, /events/ or /nudges/",
+                "/hosts/, /revisions/, /builds/, /builders/, /events/ or /nudges/",
             ),
             (
                 "from",
@@ -245,6 +254,13 @@ pub(super) const ROUTES: &[Route] = &[
         of::<Accept>,
         of::<Accepted>,
     ),
+    post(
+        Op::Retry,
+        "/v1/builds/retry",
+        "Build again what failed",
+        of::<Retry>,
+        of::<Retried>,
+    ),
 ];
 
 /// The row, and what stands where the path varies.
@@ -295,6 +311,7 @@ pub(super) async fn handle<D: Db>(
         Op::Plan => json(&plan::plan(state).await?),
         Op::Revisions => json(&read::revisions(state).await?),
         Op::Builds => json(&read::builds(state).await?),
+        Op::Builders => json(&read::builders(state).await?),
         Op::Events => json(&read::events(state, &query).await?),
         Op::Source => json(&read::source(state).await?),
         Op::Nudge => json(&read::nudge(state, varies).await?),
@@ -305,6 +322,7 @@ pub(super) async fn handle<D: Db>(
         Op::Resume => json(&write::resume(state, actor, parse(body)?).await?),
         Op::Adopt => json(&write::adopt(state, actor, parse(body)?).await?),
         Op::Accept => json(&write::accept(state, actor, parse(body)?).await?),
+        Op::Retry => json(&write::retry(state, actor, parse(body)?).await?),
     }
 }
 

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Guard, Op, Txn};
 use trueup_engine::record::{
-    Adoption, HOSTS, HostRecord, Nudge, SourceAccept, Suspension, decode, encode, key,
+    Adoption, BUILDS, BuildRecord, HOSTS, HostRecord, Nudge, SourceAccept, Suspension, decode,
+    encode, key,
 };
 use trueup_schema::status::{Actor, Event, Reason, Severity, Subject};
 use trueup_schema::{HostName, Timestamp};
 
 use super::request::{
-    Accept, Accepted, Adopt, Adopted, NudgeId, Nudged, Reconcile, Resume, Resumed, Suspend,
-    Suspended,
+    Accept, Accepted, Adopt, Adopted, NudgeId, Nudged, Reconcile, Resume, Resumed, Retried, Retry,
+    Suspend, Suspended,
 };
 use super::{ApiError, Class, NAMES_MAX, State, read};
 
@@ -21,6 +22,8 @@ use super::{ApiError, Class, NAMES_MAX, State, read};
 const REASON_MAX: usize = 500;
 /// Hosts of one transaction: each takes two operations, and the db allows a hundred.
 const HOSTS_A_TXN: usize = 40;
+/// Failures that are forgotten in one commit: each has an event, and an event its messages to alerts.
+const RETRIES_A_TXN: usize = 10;
 
 fn event(actor: &Actor, at: Timestamp, reason: Reason, subject: Subject, message: String) -> Event {
     Event {
@@ -333,5 +336,69 @@ pub(super) async fn accept<D: Db>(
         sha1: word.sha1,
         by: word.by,
         at: word.at,
+    })
+}
+
+/// Forgets failures: what is wanted of them is built again.
+pub(super) async fn retry<D: Db>(
+    state: &State<D>,
+    actor: &Actor,
+    asked: Retry,
+) -> Result<Retried, ApiError> {
+    if asked.builds.len() > NAMES_MAX {
+        return Err(ApiError::new(Class::Usage, "too many builds at once").next("--all"));
+    }
+    let (_, entries) = state.db.list(BUILDS).await?;
+    let mut failed = Vec::new();
+    for e in &entries {
+        let record: BuildRecord = decode(&e.key, &e.value)?;
+        if let Some(failure) = record.failure {
+            failed.push((e, record.drv, failure.drv));
+        }
+    }
+    if !asked.all {
+        let hashes: Vec<&str> = asked.builds.iter().map(|b| read::hash_of(b)).collect();
+        // By what a host wanted, or by what it needs and failed.
+        let is = |hash: &str, drv: &str| read::hash_of(drv) == hash;
+        let known = |hash: &&str| {
+            failed
+                .iter()
+                .any(|(_, d, f)| is(hash, d.as_str()) || is(hash, f))
+        };
+        if let Some(unknown) = hashes.iter().position(|hash| !known(hash)) {
+            let message = format!("`{}` is no build that failed", asked.builds[unknown]);
+            return Err(ApiError::new(Class::NotFound, message).next("trueup get builds"));
+        }
+        failed.retain(|(_, d, f)| hashes.iter().any(|h| is(h, d.as_str()) || is(h, f)));
+    }
+    for some in failed.chunks(RETRIES_A_TXN) {
+        let told = |drv: &trueup_schema::DrvPath| {
+            let message = format!("{} wants it built again", actor.name);
+            let subject = Subject::Build(drv.to_string());
+            event(
+                actor,
+                Timestamp::now(),
+                Reason::NudgeRequested,
+                subject,
+                message,
+            )
+        };
+        let txn = Txn {
+            fence: state.fence,
+            when: some
+                .iter()
+                .map(|(e, ..)| Guard::At(e.key.clone(), e.rev))
+                .collect(),
+            then: some
+                .iter()
+                .map(|(e, ..)| Op::Delete(e.key.clone()))
+                .collect(),
+            events: some.iter().map(|(_, drv, _)| told(drv)).collect(),
+        };
+        state.db.commit(txn).await?;
+    }
+    (state.wake)(Wake::Builds);
+    Ok(Retried {
+        retried: failed.iter().map(|(_, drv, _)| drv.to_string()).collect(),
     })
 }

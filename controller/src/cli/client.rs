@@ -15,11 +15,12 @@ use trueup_schema::status::Event;
 
 use super::{CliError, Exit};
 use crate::api::document::{
-    BuildStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost, RevisionStatus,
-    SourceStatus, Version,
+    BuildStatus, BuilderStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost,
+    RevisionStatus, SourceStatus, Version,
 };
 use crate::api::request::{
-    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Suspend, Suspended,
+    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Retried, Retry, Suspend,
+    Suspended,
 };
 use crate::api::{ErrorBody, LOG_MAX, WATCH_SECS};
 use crate::settings::DEFAULT_SOCKET;
@@ -37,6 +38,7 @@ pub(super) enum Watch {
     Hosts,
     Revisions,
     Builds,
+    Builders,
     Events,
 }
 
@@ -68,6 +70,12 @@ impl Client {
     pub fn builds(&self) -> Result<List<Object<BuildStatus>>, CliError> {
         self.get("/v1/builds")
     }
+    pub fn builders(&self) -> Result<List<Object<BuilderStatus>>, CliError> {
+        self.get("/v1/builders")
+    }
+    pub fn retry(&self, asked: &Retry) -> Result<Retried, CliError> {
+        self.post("/v1/builds/retry", asked)
+    }
     /// `kind` is letters only.
     pub fn events(
         &self,
@@ -97,6 +105,7 @@ impl Client {
             Watch::Hosts => "hosts",
             Watch::Revisions => "revisions",
             Watch::Builds => "builds",
+            Watch::Builders => "builders",
             Watch::Events => "events",
         };
         match self.get::<Changes>(&format!("/v1/watch?prefix=%2F{prefix}%2F&from={from}")) {

@@ -1,4 +1,4 @@
-//! `trueup get hosts|revisions|builds|events`: lists, once or as they change.
+//! `trueup get hosts|revisions|builds|builders|events`: lists, once or as they change.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use trueup_schema::status::{Condition, ConditionType, Truth};
 use super::client::{Client, Watch};
 use super::output::{Columns, Format, age, brief, closure_of, short_path, short_revision};
 use super::{CliError, Ctx, Exit, host_arg};
-use crate::api::document::{BuildStatus, Host, Object, RevisionStatus};
+use crate::api::document::{BuildStatus, BuilderStatus, Host, Object, RevisionStatus};
 
-/// Show hosts, revisions, builds or events
+/// Show hosts, revisions, builds, builders or events
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What to list
@@ -50,6 +50,9 @@ pub(super) enum What {
     /// Builds, running and ended
     #[value(alias = "build")]
     Builds,
+    /// Machines that build
+    #[value(alias = "builder")]
+    Builders,
     /// What happened
     #[value(alias = "event")]
     Events,
@@ -139,6 +142,7 @@ fn watch(client: &Client, args: &Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliErr
         let what = match args.what {
             What::Hosts => Watch::Hosts,
             What::Revisions => Watch::Revisions,
+            What::Builders => Watch::Builders,
             What::Builds | What::Events => Watch::Builds,
         };
         client.wait(what, seen.db_revision)?;
@@ -182,6 +186,14 @@ fn look(client: &Client, args: &Args) -> Result<Seen, CliError> {
             let list = client.revisions()?;
             let mut seen = seen(list.metadata.db_revision, "revision", &list.items, |r| {
                 revision_row(&r.status, now)
+            })?;
+            seen.document = value(&list)?;
+            Ok(seen)
+        }
+        What::Builders => {
+            let list = client.builders()?;
+            let mut seen = seen(list.metadata.db_revision, "builder", &list.items, |b| {
+                builder_row(b, now)
             })?;
             seen.document = value(&list)?;
             Ok(seen)
@@ -275,6 +287,9 @@ fn heads(args: &Args) -> &'static [&'static str] {
             "MESSAGE",
         ],
         (What::Revisions, _) => &["REVISION", "ACCEPTED", "AUTHOR", "AGE", "SUBJECT"],
+        (What::Builders, _) => &[
+            "NAME", "STATE", "SYSTEMS", "FEATURES", "JOBS", "BUILDING", "AGE", "MESSAGE",
+        ],
         (What::Builds | What::Events, _) => &["BUILD", "RESULT", "HOST", "AGE", "TOOK", "CLOSURE"],
     }
 }
@@ -285,6 +300,7 @@ fn empty(args: &Args) -> &'static str {
         What::Hosts if args.selector.is_some() => "no host has these labels",
         What::Hosts => "no hosts yet: the first revision was not accepted (trueup get revisions)",
         What::Revisions => "no revision was seen yet",
+        What::Builders => "no builder in the fleet: builds run where the hub's Nix decides",
         What::Builds | What::Events => "nothing was built yet",
     }
 }
@@ -363,6 +379,28 @@ fn revision_row(r: &RevisionStatus, now: Timestamp) -> Vec<String> {
     ]
 }
 
+fn builder_row(b: &Object<BuilderStatus>, now: Timestamp) -> Vec<String> {
+    let spec = |field: &str| b.spec.as_ref().and_then(|s| s.get(field));
+    let joined = |words: Vec<&str>| match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.join(","),
+    };
+    let words = |field: &str| {
+        let list = spec(field).and_then(Value::as_array).into_iter().flatten();
+        joined(list.filter_map(Value::as_str).collect())
+    };
+    vec![
+        b.metadata.name.clone(),
+        b.status.state.clone(),
+        words("systems"),
+        words("supportedFeatures"),
+        spec("maxJobs").map_or_else(|| "-".to_owned(), Value::to_string),
+        joined(b.status.building.iter().map(String::as_str).collect()),
+        age(b.status.since, now),
+        b.status.message.clone(),
+    ]
+}
+
 fn build_row(b: &BuildStatus, now: Timestamp) -> Vec<String> {
     let result = match (b.ended_at, &b.failure) {
         (_, Some(_)) => "Failed",
@@ -379,7 +417,10 @@ fn build_row(b: &BuildStatus, now: Timestamp) -> Vec<String> {
         age(b.started_at, until),
         match &b.failure {
             Some(failure) => failure.message.clone(),
-            None => short_path(Some(&b.out)),
+            None => match &b.progress {
+                Some(progress) => progress.clone(),
+                None => short_path(Some(&b.out)),
+            },
         },
     ]
 }

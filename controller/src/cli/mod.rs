@@ -3,6 +3,7 @@
 //! need no controller.
 
 mod adopt;
+mod build;
 mod client;
 mod completions;
 mod db;
@@ -65,6 +66,7 @@ enum Verb {
     Suspend(suspend::Args),
     Resume(suspend::ResumeArgs),
     Adopt(adopt::Args),
+    Build(build::Args),
     Events(events::Args),
     Validate(validate::Args),
     Schema(schema::Args),
@@ -154,6 +156,7 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Suspend(args) => suspend::run(args, ctx),
         Verb::Resume(args) => suspend::resume(args, ctx),
         Verb::Adopt(args) => adopt::run(args, ctx),
+        Verb::Build(args) => build::run(args, ctx),
         Verb::Events(args) => events::run(args, ctx),
         Verb::Validate(args) => validate::run(args, ctx),
         Verb::Schema(args) => schema::run(args, ctx),

@@ -44,8 +44,8 @@ pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
         wrong.push(format!(
             "hub.store is `{hub_store}`: give a store as Nix writes it, such as `auto` or `daemon`"
         ));
-    } else if hub_store.starts_with("ssh") {
-        wrong.push("hub.store: a hub on another machine is not built yet; use `auto`".to_owned());
+    } else if hub_store.starts_with("ssh") && !hub_store.starts_with("ssh-ng://") {
+        wrong.push("hub.store: a hub on another machine is `ssh-ng://root@HOST`".to_owned());
     }
     let limits = limits(&inputs.limits, &mut wrong);
     if !wrong.is_empty() {

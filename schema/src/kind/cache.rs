@@ -14,7 +14,7 @@ document! {
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CacheSpec {
-    /// `file:///path`, a folder on the controller's machine. `http:`, `s3:` and `ssh-ng:` come later.
+    /// `file:///path`, a folder on the controller's machine; or `http(s)://`, `s3://`, `ssh-ng://`, as Nix takes them.
     #[cfg_attr(
         feature = "json-schema",
         schemars(regex(pattern = "^(file|http|https|s3|ssh-ng)://.+$"))

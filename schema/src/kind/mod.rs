@@ -5,6 +5,7 @@
 //! out is an `Option`. `resolved` holds the same without a single `Option` that has a default.
 
 mod alert;
+mod builder;
 mod cache;
 mod check;
 mod fleet;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use alert::{Alert, AlertSpec, Severity, Webhook};
+pub use builder::{Builder, BuilderSpec};
 pub use cache::{Cache, CacheSpec};
 pub use check::{Check, CheckSpec, CommandCheck, HttpCheck, TcpCheck, UnitCheck};
 pub use fleet::{
@@ -41,9 +43,9 @@ pub use host::{
     HostDefaults, HostSpec, Mode, OnTimeout, Reboot, Ssh,
 };
 pub use resolved::{
-    FleetManifests, Probe, ResolvedActivation, ResolvedAlert, ResolvedCache, ResolvedCheck,
-    ResolvedDrift, ResolvedFailedUnits, ResolvedFleet, ResolvedHost, ResolvedHostSecrets,
-    ResolvedRollout, ResolvedSecret, ResolvedSsh, ResolvedTemplate, Target,
+    FleetManifests, Probe, ResolvedActivation, ResolvedAlert, ResolvedBuilder, ResolvedCache,
+    ResolvedCheck, ResolvedDrift, ResolvedFailedUnits, ResolvedFleet, ResolvedHost,
+    ResolvedHostSecrets, ResolvedRollout, ResolvedSecret, ResolvedSsh, ResolvedTemplate, Target,
 };
 pub use secret::{
     FileMode, FleetSecrets, HostSecrets, Owner, Piece, PublicKey, RENDERED, SECRETS_DIR,
@@ -154,5 +156,5 @@ words! {
         /// A webhook that may wake the controller.
         Receiver = "Receiver",
     }
-    not yet: "Container", "Builder", "Rollout", "Receiver"
+    not yet: "Container", "Rollout", "Receiver"
 }

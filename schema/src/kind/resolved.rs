@@ -33,6 +33,9 @@ pub struct FleetManifests {
     /// Secrets by name.
     #[serde(default)]
     pub secrets: BTreeMap<String, ResolvedSecret>,
+    /// Machines that build, by name.
+    #[serde(default)]
+    pub builders: BTreeMap<String, ResolvedBuilder>,
 }
 
 /// What holds for the fleet as a whole.
@@ -414,10 +417,36 @@ pub struct ResolvedAlert {
 pub struct ResolvedCache {
     /// Its name.
     pub name: String,
-    /// `file:///path`.
+    /// `file:///path`, `http(s)://…`, `s3://…` or `ssh-ng://…`, as Nix takes it.
     pub url: String,
     /// The key its paths are signed with; none: the fleet's own.
     pub public_key: Option<String>,
     /// Whether trueup copies what it built there.
     pub push: bool,
+}
+
+/// A machine that builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedBuilder {
+    /// Its name.
+    pub name: String,
+    /// Where it answers, as the hub knows it.
+    pub address: Address,
+    /// The user to log in as.
+    pub user: String,
+    /// What it builds for.
+    pub systems: Vec<System>,
+    /// Builds at the same time.
+    pub max_jobs: u32,
+    /// The greatest comes first.
+    pub speed_factor: u32,
+    /// What derivations may ask for.
+    pub supported_features: Vec<String>,
+    /// What derivations must ask for.
+    pub mandatory_features: Vec<String>,
+    /// The only key that is believed.
+    pub host_key: HostKey,
+    /// A file on the hub; none: what ssh finds there.
+    pub ssh_key: Option<String>,
 }

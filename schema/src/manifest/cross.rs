@@ -14,8 +14,8 @@ use super::{
 use crate::{
     HostName,
     kind::{
-        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, ResolvedAlert, ResolvedCache,
-        ResolvedCheck, ResolvedHost, Selector, merge,
+        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, ResolvedAlert, ResolvedBuilder,
+        ResolvedCache, ResolvedCheck, ResolvedHost, Selector, merge,
     },
 };
 
@@ -68,6 +68,7 @@ impl<'a> Cross<'a> {
         let caches = self.caches();
         let fleet = resolved_fleet(name, spec);
         let secrets = self.secrets(&hosts, &fleet, sources);
+        let builders = self.builders();
         let manifests = FleetManifests {
             fleet,
             hosts,
@@ -75,6 +76,7 @@ impl<'a> Cross<'a> {
             alerts,
             caches,
             secrets,
+            builders,
         };
         (manifests, self.problems)
     }
@@ -428,6 +430,25 @@ impl<'a> Cross<'a> {
                 .or_insert_with(|| resolved_alert(meta, spec));
         }
         alerts
+    }
+
+    fn builders(&self) -> BTreeMap<String, ResolvedBuilder> {
+        let read = documents(self.files).filter_map(|d| match (&d.meta, &d.spec) {
+            (Some(meta), Spec::Builder(Some(spec))) => Some(ResolvedBuilder {
+                name: meta.name.clone(),
+                address: spec.address.clone(),
+                user: spec.user.clone().unwrap_or_else(|| "root".to_owned()),
+                systems: spec.systems.clone(),
+                max_jobs: spec.max_jobs.unwrap_or(1),
+                speed_factor: spec.speed_factor.unwrap_or(1),
+                supported_features: spec.supported_features.clone().unwrap_or_default(),
+                mandatory_features: spec.mandatory_features.clone().unwrap_or_default(),
+                host_key: spec.host_key.clone(),
+                ssh_key: spec.ssh_key.clone(),
+            }),
+            _ => None,
+        });
+        read.map(|b| (b.name.clone(), b)).collect()
     }
 
     fn caches(&self) -> BTreeMap<String, ResolvedCache> {

@@ -115,6 +115,8 @@ problems! {
     BadTarget: Sometimes,
     /// A URL has a scheme that the field takes.
     BadUrl: Sometimes,
+    /// A feature of a builder is a word.
+    BadFeature: Always,
     /// A path is absolute.
     BadPath: Sometimes,
     /// A command is a program and its arguments.

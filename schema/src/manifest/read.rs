@@ -9,7 +9,8 @@ use super::{
     tree::{self, Node, Parsed, Value},
 };
 use crate::kind::{
-    API_VERSION, AlertSpec, CacheSpec, CheckSpec, FleetSpec, HostSpec, Kind, Metadata, SecretSpec,
+    API_VERSION, AlertSpec, BuilderSpec, CacheSpec, CheckSpec, FleetSpec, HostSpec, Kind, Metadata,
+    SecretSpec,
 };
 
 /// A document that says which kind it is.
@@ -30,6 +31,7 @@ pub(super) enum Spec {
     Alert(Option<AlertSpec>),
     Cache(Option<CacheSpec>),
     Secret(Option<SecretSpec>),
+    Builder(Option<BuilderSpec>),
     /// Of a kind that is not built yet.
     Later,
 }
@@ -193,7 +195,8 @@ fn absent(kind: Kind) -> Spec {
         Kind::Alert => Spec::Alert(None),
         Kind::Cache => Spec::Cache(None),
         Kind::Secret => Spec::Secret(None),
-        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => Spec::Later,
+        Kind::Builder => Spec::Builder(None),
+        Kind::Container | Kind::Rollout | Kind::Receiver => Spec::Later,
     }
 }
 
@@ -205,7 +208,8 @@ fn spec(r: &mut Reader<'_>, kind: Kind, at: &Node) -> Spec {
         Kind::Alert => Spec::Alert(AlertSpec::decode(r, at, "spec")),
         Kind::Cache => Spec::Cache(CacheSpec::decode(r, at, "spec")),
         Kind::Secret => Spec::Secret(SecretSpec::decode(r, at, "spec")),
-        Kind::Container | Kind::Builder | Kind::Rollout | Kind::Receiver => Spec::Later,
+        Kind::Builder => Spec::Builder(BuilderSpec::decode(r, at, "spec")),
+        Kind::Container | Kind::Rollout | Kind::Receiver => Spec::Later,
     }
 }
 

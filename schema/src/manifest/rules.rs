@@ -76,8 +76,25 @@ pub(super) const WEB_URL: Rule = Rule {
 pub(super) const CACHE_URL: Rule = Rule {
     kind: ProblemKind::BadUrl,
     what: "a cache's URL",
-    help: "write `file:///PATH`",
+    help: "write `file:///PATH`, `https://HOST/PATH`, `s3://BUCKET` or `ssh-ng://HOST`, without a password",
     check: is_cache_url,
+};
+
+pub(super) const FEATURE: Rule = Rule {
+    kind: ProblemKind::BadFeature,
+    what: "a feature of a builder",
+    help: "a word as derivations ask for it: `kvm`, `big-parallel`",
+    check: |s| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+        s.len() <= 63 && s.starts_with(|c: char| c.is_ascii_alphanumeric()) && s.bytes().all(inner)
+    },
+};
+
+pub(super) const BUILDER_KEY: Rule = Rule {
+    kind: ProblemKind::BadPath,
+    what: "an absolute path without blanks",
+    help: "a file on the hub, as Nix takes it in a line: `/etc/trueup/builder.key`",
+    check: |s| (ABSOLUTE_PATH.check)(s) && s.bytes().all(|b| b.is_ascii_graphic() && b != b';'),
 };
 
 pub(super) const PROBE_URL: Rule = Rule {
@@ -206,7 +223,16 @@ fn is_probe_url(s: &str) -> bool {
 fn is_cache_url(s: &str) -> bool {
     match s.split_once("://") {
         Some(("file", path)) => path.len() > 1 && (ABSOLUTE_PATH.check)(path),
-        Some(("http" | "https" | "s3" | "ssh-ng", rest)) => !rest.is_empty(),
+        Some(("http" | "https", _)) => web_host(s).is_some(),
+        Some(("s3" | "ssh-ng", rest)) => {
+            // The bucket, or the machine; a password would lie in Git and in every message.
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            let word = |b: u8| b.is_ascii_alphanumeric() || b"-._@[]:".contains(&b);
+            let graphic = s.len() <= 2048 && s.bytes().all(|b| b.is_ascii_graphic());
+            let login = authority.rsplit_once('@').map_or("", |(user, _)| user);
+            let named = authority.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
+            graphic && named && authority.bytes().all(word) && !login.contains(':')
+        }
         _ => false,
     }
 }

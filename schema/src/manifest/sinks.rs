@@ -1,14 +1,15 @@
-//! `Alert` and `Cache` field by field: where events and closures go.
+//! `Alert`, `Cache` and `Builder` field by field: where events, closures and derivations go.
 
 use super::{
     decode::{Fields, Reader, nearest},
     forms::{Decode, once_each},
+    kinds::texts,
     problem::ProblemKind,
     rules,
     tree::Node,
 };
 use crate::{
-    kind::{AlertSpec, CacheSpec, Webhook},
+    kind::{AlertSpec, BuilderSpec, CacheSpec, Webhook},
     status::Reason,
 };
 
@@ -108,19 +109,9 @@ impl Decode for Webhook {
 impl Decode for CacheSpec {
     fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
         let mut f = Fields::open(r, node, path)?;
-        let at = f.need_node(r, "url");
-        let url = at.and_then(|n| rules::CACHE_URL.read(r, n));
-        if let (Some(at), Some(url)) = (at, &url)
-            && !url.starts_with("file://")
-        {
-            let scheme = url.split("://").next().unwrap_or_default();
-            r.report(
-                ProblemKind::NotYet,
-                at.at(),
-                format!("a cache over `{scheme}` is not built yet"),
-                "this version has: `file:///PATH`",
-            );
-        }
+        let url = f
+            .need_node(r, "url")
+            .and_then(|n| rules::CACHE_URL.read(r, n));
         let public_key = f.text(r, "publicKey", &rules::PUBLIC_KEY);
         let push = f.opt(r, "push");
         for name in ["signingKey", "priority", "retention"] {
@@ -131,6 +122,51 @@ impl Decode for CacheSpec {
             url: url?,
             public_key,
             push,
+        })
+    }
+}
+
+/// Builds at once, and how fast.
+const BUILDER_NUMBERS: std::ops::RangeInclusive<u64> = 1..=1000;
+
+impl Decode for BuilderSpec {
+    fn decode(r: &mut Reader<'_>, node: &Node, path: &str) -> Option<Self> {
+        let mut f = Fields::open(r, node, path)?;
+        let address = f.need(r, "address");
+        let user = f.text(r, "user", &rules::USER);
+        let at = f.need_node(r, "systems");
+        let systems = at.and_then(|n| Vec::decode(r, n, "systems"));
+        once_each(r, at);
+        if let (Some(at), Some(list)) = (at, &systems)
+            && <[crate::System]>::is_empty(list)
+        {
+            let help = "write it as Nix does: `[x86_64-linux]`";
+            r.report(
+                ProblemKind::BadSystem,
+                at.at(),
+                "a builder without a system builds nothing",
+                help,
+            );
+        }
+        let max_jobs = f.int(r, "maxJobs", BUILDER_NUMBERS);
+        let speed_factor = f.int(r, "speedFactor", BUILDER_NUMBERS);
+        let mut features = |name| f.node(name).and_then(|n| texts(r, n, &rules::FEATURE));
+        let supported_features = features("supportedFeatures");
+        let mandatory_features = features("mandatoryFeatures");
+        let host_key = f.need(r, "hostKey");
+        let ssh_key = f.text(r, "sshKey", &rules::BUILDER_KEY);
+        f.later(r, "port");
+        f.close(r);
+        Some(Self {
+            address: address?,
+            user,
+            systems: systems?,
+            max_jobs,
+            speed_factor,
+            supported_features,
+            mandatory_features,
+            host_key: host_key?,
+            ssh_key,
         })
     }
 }

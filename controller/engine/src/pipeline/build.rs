@@ -16,6 +16,8 @@ use crate::state::{Closure, Shared, note, put};
 
 /// Progress is told at most this often.
 const TELL: Duration = Duration::from_secs(1);
+/// And written for people at most this often: each time is a write to the disk.
+const RECORD: Duration = Duration::from_secs(5);
 
 /// Copies of one closure to one cache that are tried; the next build brings the shared parts again.
 const PUSH_TRIES: u32 = 4;
@@ -64,6 +66,46 @@ fn mark(sh: &Rc<Shared>, wanted: &Wanted, stage: &'static str) {
     }
 }
 
+/// At a start: what ran when the controller ended runs no more. It is built again where it is wanted.
+pub(crate) async fn forget_unfinished(sh: &Rc<Shared>) {
+    let Ok((_, entries)) = sh.ports.db.list(crate::record::BUILDS).await else {
+        return;
+    };
+    let unfinished = entries.into_iter().filter(|e| {
+        crate::record::decode::<BuildRecord>(&e.key, &e.value).is_ok_and(|r| r.ended_at.is_none())
+    });
+    let ops: Vec<_> = unfinished
+        .map(|e| crate::ports::Op::Delete(e.key))
+        .collect();
+    for some in ops.chunks(crate::ports::MAX_OPS) {
+        let _told = sh.commit(some.to_vec(), Vec::new()).await;
+    }
+}
+
+/// Failures whose records are gone are gone: whoever waits asks again.
+pub(crate) async fn forget_failures(sh: &Rc<Shared>) {
+    let Ok((_, entries)) = sh.ports.db.list(crate::record::BUILDS).await else {
+        return;
+    };
+    let kept: BTreeSet<String> = entries.iter().map(|e| e.key.name().to_owned()).collect();
+    let mut wanters = BTreeSet::new();
+    sh.state.borrow_mut().closures.retain(|drv, closure| {
+        let forget = matches!(closure.work, Work::Failed(_)) && !kept.contains(record_name(drv));
+        if forget {
+            wanters.append(&mut closure.wanters);
+        }
+        !forget
+    });
+    for host in wanters {
+        sh.wake(&host, true);
+    }
+}
+
+/// A build's record is kept under the hash of its derivation.
+fn record_name(drv: &trueup_schema::DrvPath) -> &str {
+    &drv.as_str()["/nix/store/".len()..][..32]
+}
+
 async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     let Ok(permit) = sh.builds.acquire().await else {
         return;
@@ -77,7 +119,9 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
         ended_at: None,
         failure: None,
         published: false,
+        progress: None,
     };
+    let mut recorded = None;
     // Always through the builder, which also makes the root; for a valid path it ends at once.
     let root = format!("{host}-{}", wanted.closure.hash());
     let mut updates = sh.ports.builder.build(&wanted.drv, &wanted.closure, &root);
@@ -86,6 +130,14 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
         match update {
             BuildUpdate::Progress(p) => {
                 let now = sh.ports.rt.mono().0;
+                // What is there already is not built, and nobody needs to see that.
+                let news = recorded.is_none_or(|at| now.saturating_sub(at) >= RECORD);
+                if news && !p.current.is_empty() {
+                    recorded = Some(now);
+                    record.progress = Some(p.clone());
+                    let ops = put("builds", record_name(&wanted.drv), &record);
+                    let _told = sh.commit(ops.into_iter().collect(), Vec::new()).await;
+                }
                 let told = sh
                     .state
                     .borrow()
@@ -112,6 +164,7 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
         })
     });
     record.ended_at = Some(sh.now());
+    record.progress = None;
     let problem = match end {
         Err(f) => {
             let message = format!("{} failed: {}", f.drv, f.message);
@@ -176,8 +229,9 @@ async fn finish(
         c.stage = ClosureStage::Building;
     });
     let event = sh.event(subject, &told, None);
-    let name = wanted.drv.as_str()["/nix/store/".len()..][..32].to_owned();
-    let ops = put("builds", &name, &record).into_iter().collect();
+    let ops = put("builds", record_name(&wanted.drv), &record)
+        .into_iter()
+        .collect();
     let _told = sh.commit(ops, vec![event]).await;
     ok
 }
@@ -191,23 +245,29 @@ async fn push(sh: &Rc<Shared>, wanted: &Wanted) {
             .map(|c| c.url.clone())
             .collect()
     });
-    let Ok(_permit) = sh.pushes.acquire().await else {
-        return;
-    };
-    for cache in caches {
-        let mut result = sh.ports.publisher.push(&wanted.closure, &cache).await;
-        for failures in 1..PUSH_TRIES {
-            if result.is_ok() {
-                break;
-            }
+    // All at once: a cache that is away holds up no other.
+    let copies = caches.iter().map(|cache| push_to(sh, wanted, cache));
+    futures::future::join_all(copies).await;
+}
+
+async fn push_to(sh: &Rc<Shared>, wanted: &Wanted, cache: &str) {
+    let mut result = Ok(());
+    for failures in 0..PUSH_TRIES {
+        if failures > 0 {
             let pause = backoff::delay(failures, sh.ports.rt.random());
             sh.ports.rt.sleep_until(sh.ports.rt.mono() + pause).await;
-            result = sh.ports.publisher.push(&wanted.closure, &cache).await;
         }
-        if let Err(e) = result {
-            let told = note(Severity::Warning, Reason::PublishFailed, e.to_string());
-            let event = sh.event(Subject::Build(wanted.drv.to_string()), &told, None);
-            let _told = sh.commit(Vec::new(), vec![event]).await;
+        let Ok(_permit) = sh.pushes.acquire().await else {
+            return;
+        };
+        result = sh.ports.publisher.push(&wanted.closure, cache).await;
+        if result.is_ok() {
+            return;
         }
+    }
+    if let Err(e) = result {
+        let told = note(Severity::Warning, Reason::PublishFailed, e.to_string());
+        let event = sh.event(Subject::Build(wanted.drv.to_string()), &told, None);
+        let _told = sh.commit(Vec::new(), vec![event]).await;
     }
 }

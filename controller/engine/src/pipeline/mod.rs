@@ -3,5 +3,6 @@
 
 pub(crate) mod build;
 pub(crate) mod evaluate;
+pub(crate) mod machines;
 pub(crate) mod roots;
 pub(crate) mod source;

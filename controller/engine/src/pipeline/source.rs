@@ -393,6 +393,8 @@ fn take_over(sh: &Rc<Shared>, opened: Opened) {
     }
     state.alerts.clone_from(&opened.fleet.alerts);
     state.fleet = Some(Rc::new(opened.fleet.clone()));
+    let machines = opened.fleet.builders.values().cloned().collect();
+    sh.ports.builder.use_machines(machines);
     state.opened = Some(opened);
     state.denied.clear();
     drop(state);

@@ -17,7 +17,7 @@ pub use db::{
 pub use host::{Hosts, ReportStream, Signer, Target, TransportError, TransportFault};
 pub use nix::{
     BuildFailure, BuildProgress, BuildUpdate, Builder, EvalFailure, EvalWant, Evaluated, Evaluator,
-    PublishError, Publisher, Validity,
+    MachineState, MachineStatus, PublishError, Publisher, Validity,
 };
 pub use rt::{Mono, Rt};
 pub use source::{Head, Opened, Source, SourceError, Tree};

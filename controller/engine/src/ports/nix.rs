@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use futures::stream::LocalBoxStream;
 use serde::{Deserialize, Serialize};
-use trueup_schema::{DrvPath, ErrorClass, HostName, StorePath};
+use trueup_schema::kind::ResolvedBuilder;
+use trueup_schema::{DrvPath, ErrorClass, HostName, StorePath, Timestamp};
 
 use super::Tree;
 
@@ -108,6 +109,33 @@ pub enum BuildUpdate {
     Done(Result<StorePath, BuildFailure>),
 }
 
+/// What is known of a machine that builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MachineState {
+    /// Not asked yet.
+    Unknown,
+    /// It logs us in and its Nix answers.
+    Ready,
+    /// It does not: builds go elsewhere until it does.
+    Lost,
+}
+
+/// A machine that builds, as last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// Its manifest's name.
+    pub name: String,
+    /// Whether it is used.
+    pub state: MachineState,
+    /// What it said, or why it does not answer.
+    pub message: String,
+    /// When the state began.
+    pub since: Timestamp,
+    /// Derivations that it builds for us now, by name.
+    pub building: Vec<String>,
+}
+
 /// The port. Every build begins in the hub's store.
 #[async_trait(?Send)]
 pub trait Builder {
@@ -121,8 +149,12 @@ pub trait Builder {
     /// Is it there and valid already?
     async fn is_valid(&self, path: &StorePath) -> bool;
     /// Keeps those of our roots that lead to these outputs (and to the derivations beside them), drops our others. Does
-    /// not pause in between, so that no build can begin meanwhile.
+    /// not pause in between, so that no build can begin meanwhile; or sees to it that roots made meanwhile stay.
     async fn keep_roots(&self, keep: &[StorePath]);
+    /// From now on builds may be handed to these machines.
+    fn use_machines(&self, machines: Vec<ResolvedBuilder>);
+    /// What is known of the machines: all of them, whenever that changes. They are asked for as long as this is read.
+    fn machines(&self) -> LocalBoxStream<'static, Vec<MachineStatus>>;
 }
 
 /// Why a closure was not published.

@@ -57,8 +57,10 @@ impl Engine {
             events: Cell::new(0),
         });
         started(&sh).await.map_err(EngineError::Lead)?;
+        pipeline::build::forget_unfinished(&sh).await;
         let rt = sh.ports.rt.clone();
         rt.spawn("source", Box::pin(pipeline::source::run(sh.clone())));
+        rt.spawn("machines", Box::pin(pipeline::machines::run(sh.clone())));
         rt.spawn("evaluate", Box::pin(pipeline::evaluate::run(sh.clone())));
         rt.spawn("roots", Box::pin(pipeline::roots::run(sh.clone())));
         rt.spawn("alerts", Box::pin(alert::run(sh.clone())));
@@ -160,14 +162,16 @@ async fn inputs(sh: Rc<Shared>, mut wakes: mpsc::Receiver<Wake>) {
                 continue;
             }
         };
-        let mut state = sh.state.borrow_mut();
-        // A nudge that is being handled by a running visit is open in the db until that visit commits.
-        take_inputs(&mut state, fresh);
-        let open: std::collections::BTreeSet<String> = state.nudges.keys().cloned().collect();
-        state.taken.retain(|id| open.contains(id));
-        drop(state);
+        {
+            let mut state = sh.state.borrow_mut();
+            // A nudge that is being handled by a running visit is open in the db until that visit commits.
+            take_inputs(&mut state, fresh);
+            let open: std::collections::BTreeSet<String> = state.nudges.keys().cloned().collect();
+            state.taken.retain(|id| open.contains(id));
+        }
         match wake {
             Wake::Key(host) => sh.wake(&host, true),
+            Wake::Builds => pipeline::build::forget_failures(&sh).await,
             Wake::Source => {}
             Wake::All => sh.wake_all(),
         }

@@ -10,17 +10,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{LocalBoxStream, StreamExt as _};
 use tokio::sync::mpsc;
-use trueup_engine::ports::{BuildFailure, BuildUpdate, Builder};
+use trueup_engine::ports::{BuildFailure, BuildUpdate, Builder, MachineStatus};
+use trueup_schema::kind::ResolvedBuilder;
 use trueup_schema::{DrvPath, ErrorClass, StorePath};
 
-use super::log::{self, BuildLog};
+use super::log::{self, BuildLog, MachineSaid};
+use super::machines::Machines;
 use super::{Nix, built, exec};
-use crate::edge::exec::{ExecError, Exit, Limits, Line};
+use crate::edge::exec::{Exit, Limits, Line};
 
 /// A build ends at the latest after so long; its silence ends it sooner.
 const BUILD_WALL: Duration = Duration::from_secs(24 * 3600);
 /// Updates that wait to be read.
 const UPDATES: usize = 64;
+/// Runs of one build, each without the machines that the ones before lost.
+const TRIES: u32 = 4;
 /// Last lines in a failure.
 const TAIL_LINES: usize = 25;
 
@@ -52,29 +56,49 @@ impl Builder for Nix {
     }
 
     async fn keep_roots(&self, keep: &[StorePath]) {
-        let Ok(entries) = std::fs::read_dir(&self.settings.roots) else {
-            return;
+        let names: BTreeSet<String> = keep.iter().map(|p| p.hash().to_owned()).collect();
+        // A root that a build makes while this lists and drops is made after it: the lock is taken without a pause.
+        let _alone = self.roots.lock().await;
+        let dropped = async {
+            let there = self.root_links().await?;
+            let old: Vec<String> = there
+                .into_iter()
+                .filter(|name| is_root(name) && !is_kept(name, &names))
+                .collect();
+            self.unlink_roots(&old).await
         };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let base = name.strip_suffix(".drv").unwrap_or(&name);
-            // Links only, and only such as are made here: the folder may be shared with other links of trueup.
-            let ours =
-                name.starts_with(ROOT_PREFIX) && entry.file_type().is_ok_and(|t| t.is_symlink());
-            let to = std::fs::read_link(self.settings.roots.join(base));
-            let kept = |to: PathBuf| keep.iter().any(|k| Path::new(k.as_str()) == to);
-            if ours && !to.is_ok_and(kept) {
-                let _gone_already = std::fs::remove_file(entry.path());
-            }
+        if let Err(why) = dropped.await {
+            tracing::warn!(%why, "old roots of builds stay for now");
         }
     }
+
+    fn use_machines(&self, machines: Vec<ResolvedBuilder>) {
+        self.machines.replace(machines);
+    }
+
+    fn machines(&self) -> LocalBoxStream<'static, Vec<MachineStatus>> {
+        self.clone().follow_machines()
+    }
+}
+
+/// Links only, and only such as are made here: the folder may be shared with other links of trueup.
+fn is_root(name: &str) -> bool {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || b"._-@".contains(&b);
+    name.starts_with(ROOT_PREFIX) && name.bytes().all(safe)
+}
+
+/// A root's name ends with the hash of the output that it was made for.
+fn is_kept(name: &str, hashes: &BTreeSet<String>) -> bool {
+    let base = name.strip_suffix(".drv").unwrap_or(name);
+    base.rsplit('.')
+        .next()
+        .is_some_and(|hash| hashes.contains(hash))
 }
 
 /// Roots of builds are told from others in the folder (the agent's) by this.
 const ROOT_PREFIX: &str = "hub-";
 
-fn root_name(root: &str) -> String {
+fn root_name(root: &str, out: &StorePath) -> String {
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "._-@".contains(c) {
             c
@@ -83,8 +107,9 @@ fn root_name(root: &str) -> String {
         }
     };
     format!(
-        "{ROOT_PREFIX}{}",
-        root.chars().map(safe).take(200).collect::<String>()
+        "{ROOT_PREFIX}{}.{}",
+        root.chars().map(safe).take(150).collect::<String>(),
+        out.hash()
     )
 }
 
@@ -104,19 +129,41 @@ impl Nix {
         };
         // Direct links to store paths, made before the build: one that dangles does no harm and protects from the
         // moment on that the path is valid.
-        let base = self.settings.roots.join(root_name(root));
-        std::fs::create_dir_all(&self.settings.roots)
-            .and_then(|()| relink(&base.with_added_extension("drv"), Path::new(drv.as_str())))
-            .and_then(|()| relink(&base, Path::new(out.as_str())))
-            .map_err(|e| fail(format!("rooting in {}: {e}", self.settings.roots.display())))?;
+        let base = root_name(root, out);
+        let links = [(format!("{base}.drv"), drv.as_str()), (base, out.as_str())];
+        {
+            let _alone = self.roots.lock().await;
+            self.link_roots(&links).await.map_err(fail)?;
+        }
+        self.bring(drv.as_str()).await.map_err(fail)?;
         let logs = self.settings.state.join("logs");
         std::fs::create_dir_all(&logs).map_err(|e| fail(format!("{}: {e}", logs.display())))?;
-        let mut log = BuildLog::new(&logs);
-        let exit = self.follow(drv, &mut log, updates).await;
-        match exit {
-            Ok(exit) if exit.ok() => Ok(out.clone()),
-            Ok(exit) => Err(failure(drv, &log, &exit)),
-            Err(e) => Err(fail(e.to_string())),
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut log = BuildLog::new(&logs);
+            let end = self.follow(drv, &mut log, updates).await;
+            let failure = match end {
+                Ok(End::Exit(exit)) if exit.ok() => return Ok(out.clone()),
+                Ok(End::Exit(exit)) => failure(drv, &log, &exit, &self.machines),
+                Ok(End::Lost(machine)) => Failed {
+                    lost: None,
+                    ..Failed::transient(drv, format!("the builder {machine} does not answer"))
+                },
+                Err(e) => Failed {
+                    again: false,
+                    ..Failed::transient(drv, e)
+                },
+            };
+            if let Some((machine, why)) = &failure.lost
+                && let Some(name) = self.machines.name_of(machine)
+            {
+                self.machines.lose(&name, why);
+            }
+            // Without the machine that was lost: what was built until then is there.
+            if !failure.again || tries == TRIES {
+                return Err(failure.failure);
+            }
         }
     }
 
@@ -125,10 +172,10 @@ impl Nix {
         drv: &DrvPath,
         log: &mut BuildLog,
         updates: &mpsc::Sender<BuildUpdate>,
-    ) -> Result<Exit, ExecError> {
+    ) -> Result<End, String> {
         let silence = self.settings.build_silence.as_secs().to_string();
         let installable = format!("{drv}^out");
-        let args = [
+        let mut args: Vec<OsString> = [
             "build",
             "--no-link",
             "--log-format",
@@ -136,38 +183,72 @@ impl Nix {
             "-v",
             "--max-silent-time",
             &silence,
-            &installable,
-        ];
+        ]
+        .map(OsString::from)
+        .into();
+        if let (None, Some(lines)) = (&self.hub, self.machines.lines()) {
+            args.extend(["--builders".into(), lines.into()]);
+        }
+        args.push(installable.into());
         let limits = Limits {
             wall: BUILD_WALL,
             ..Limits::default()
         };
-        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let mut spec = self.spec(args, limits);
+        if let Some(store) = self.store_for_builds().await?
+            && let Some(last) = spec.args.last_mut()
+        {
+            // After `--store`, which `spec` puts at the end.
+            *last = store.into();
+        }
         // What is built is signed as it becomes valid, where no daemon builds: a process less between build and copy.
         let key = self.settings.signing_key.display();
         let config = format!("{}\nextra-secret-key-files = {key}\n", self.config());
         spec.env.insert("NIX_CONFIG".to_owned(), config.into());
-        let mut running = exec::stream(spec)?;
+        let mut running = exec::stream(spec).map_err(|e| e.to_string())?;
         let records = self.settings.state.join(built::FOLDER);
         built::tidy(&records, std::time::SystemTime::now());
         let mut elsewhere = BTreeSet::new();
-        while let Some(line) = running.next().await {
-            let (Line::Out(text) | Line::Err(text)) = line;
-            if log.take(&text) {
-                for (drv, machine) in &log.machines {
-                    if !elsewhere.contains(drv) {
-                        elsewhere.insert(drv.clone());
-                        if let Err(e) = built::record(&records, drv, machine) {
-                            tracing::warn!(%drv, error = %e, "what a builder builds was not recorded: signing will refuse it");
-                        }
-                    }
-                }
-                // Progress is worth less than speed: whoever is slow misses some.
-                let _slow_reader = updates.try_send(BuildUpdate::Progress(log.progress()));
+        let mut shown = Shown::new(&self.machines);
+        loop {
+            // Listened for before it is looked for, so that none is missed between the two.
+            let news = self.machines.lost.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            let lost = log.under_way().find_map(|(_, machine)| {
+                let name = self.machines.name_of(machine)?;
+                self.machines.is_lost(&name).then_some(name)
+            });
+            if let Some(name) = lost {
+                // Dropping it ends the build here; Nix by itself would wait for as long as TCP does.
+                return Ok(End::Lost(name));
             }
+            let line = tokio::select! {
+                line = running.next() => line,
+                () = news => continue,
+            };
+            let Some(Line::Out(text) | Line::Err(text)) = line else {
+                break;
+            };
+            if !log.take(&text) {
+                continue;
+            }
+            for (drv, machine) in &log.machines {
+                if elsewhere.insert(drv.clone())
+                    && let Err(e) = built::record(&records, drv, machine)
+                {
+                    tracing::warn!(%drv, error = %e, "what a builder builds was not recorded: signing will refuse it");
+                }
+            }
+            shown.show(log.under_way());
+            // Progress is worth less than speed: whoever is slow misses some.
+            let _slow_reader = updates.try_send(BuildUpdate::Progress(log.progress()));
         }
-        running.finish().await
+        running
+            .finish()
+            .await
+            .map(End::Exit)
+            .map_err(|e| e.to_string())
     }
 
     /// The log of a derivation, as far as it was built here.
@@ -178,29 +259,103 @@ impl Nix {
     }
 }
 
-fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit) -> BuildFailure {
+/// What a run of `nix build` has its machines do, as people see it. Nothing, once it ended, however it did.
+struct Shown<'m> {
+    machines: &'m Machines,
+    now: BTreeSet<(String, String)>,
+}
+
+impl<'m> Shown<'m> {
+    fn new(machines: &'m Machines) -> Self {
+        Self {
+            machines,
+            now: BTreeSet::new(),
+        }
+    }
+
+    /// Each derivation and the machine's store, as Nix names it.
+    fn show<'l>(&mut self, under_way: impl Iterator<Item = (&'l String, &'l String)>) {
+        let name = |(drv, machine): (&String, &String)| {
+            Some((self.machines.name_of(machine)?, drv_name(drv).to_owned()))
+        };
+        let now: BTreeSet<_> = under_way.filter_map(name).collect();
+        for (machine, what) in self.now.difference(&now) {
+            self.machines.building(machine, what, false);
+        }
+        for (machine, what) in now.difference(&self.now) {
+            self.machines.building(machine, what, true);
+        }
+        self.now = now;
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.show(std::iter::empty());
+    }
+}
+
+/// How a run of `nix build` ended.
+enum End {
+    Exit(Exit),
+    /// This machine built for us and is lost.
+    Lost(String),
+}
+
+/// A failure, and what it means for the machines.
+struct Failed {
+    failure: BuildFailure,
+    /// A machine, as Nix names it, and why it is taken for lost.
+    lost: Option<(String, String)>,
+    /// Without that machine it may work at once.
+    again: bool,
+}
+
+impl Failed {
+    fn transient(drv: &DrvPath, message: String) -> Self {
+        Self {
+            failure: BuildFailure {
+                class: ErrorClass::Transient,
+                drv: drv.to_string(),
+                message,
+                log_tail: Vec::new(),
+            },
+            lost: None,
+            again: true,
+        }
+    }
+}
+
+fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit, machines: &Machines) -> Failed {
+    let lost_names = machines.lost_names();
     let drv = log::culprit(&log.errors).unwrap_or_else(|| wanted.to_string());
     let said = |what: &str| log.errors.iter().any(|e| e.contains(what));
     // A builder that says no says it again; all else may be another time's luck.
-    let builder = [
+    let no = [
         "builder for ",
         "Cannot build ",
         "hash mismatch",
         " timed out after ",
-    ]
-    .iter()
-    .any(|what| said(what));
+    ];
+    let no = no.iter().any(|what| said(what));
     let starved =
         exit.code.is_none() || said("No space left on device") || said("failed due to signal 9");
+    let machine = log.machines.get(&drv);
+    let verdict = machine.map(|_| log::machine_said(&log.errors, &drv));
     // A machine that is lost in the middle looks like a builder that failed.
-    let lost = log.machines.contains_key(&drv) && !log::machine_said(&log.errors, &drv);
-    let lost = lost || said("cannot build on '");
-    let mut log_tail = log.tail(&drv);
-    if log_tail.is_empty() {
-        let lines = log.errors.iter().flat_map(|e| e.lines()).map(str::to_owned);
-        log_tail = lines.collect();
-        log_tail.drain(..log_tail.len().saturating_sub(TAIL_LINES));
-    }
+    let lost = match (&verdict, machine) {
+        (Some(MachineSaid::Nothing), Some(m)) => Some((m.clone(), log::last(&log.errors))),
+        _ => log::unreachable(&log.errors),
+    };
+    // Nobody is there who has the feature that it asks for: who has it may be lost.
+    let required = log
+        .errors
+        .iter()
+        .find(|e| e.contains("is required to build"));
+    let homeless =
+        required.is_some_and(|e| lost.is_some() || !lost_names.is_empty() || machines.offer(e));
+    let refused = matches!(verdict, Some(MachineSaid::Refused(_)));
+    let desired = (no || required.is_some()) && !starved && !homeless && !refused && lost.is_none();
     let first = log
         .errors
         .iter()
@@ -208,29 +363,48 @@ fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit) -> BuildFailure {
         .or(log.errors.back());
     let message = first.and_then(|e| e.lines().find(|l| !l.trim().is_empty()));
     let message = message.unwrap_or("nix gave no reason").trim();
-    let message = match log.machines.get(&drv).filter(|_| lost) {
-        Some(machine) => format!("the builder {machine} was lost: {message}"),
-        None => message.to_owned(),
+    let message = message.trim_start_matches("error:").trim();
+    let message = match (&verdict, &lost) {
+        (Some(MachineSaid::Refused(why)), _) => {
+            format!("the builder {} refused: {why}", machine.map_or("", |m| m))
+        }
+        (_, Some((machine, why))) => format!("the builder {machine} was lost: {why}"),
+        _ if homeless => format!(
+            "it waits for a builder ({}): {message}",
+            lost_names.join(", ")
+        ),
+        _ => message.to_owned(),
     };
-    BuildFailure {
-        class: if builder && !starved && !lost {
-            ErrorClass::Desired
-        } else {
-            ErrorClass::Transient
+    let mut log_tail = log.tail(&drv);
+    if log_tail.is_empty() {
+        let lines = log.errors.iter().flat_map(|e| e.lines()).map(str::to_owned);
+        log_tail = lines.collect();
+        log_tail.drain(..log_tail.len().saturating_sub(TAIL_LINES));
+    }
+    Failed {
+        failure: BuildFailure {
+            class: if desired {
+                ErrorClass::Desired
+            } else {
+                ErrorClass::Transient
+            },
+            drv,
+            message: message.chars().take(500).collect(),
+            log_tail,
         },
-        drv,
-        message: message
-            .trim_start_matches("error:")
-            .trim()
-            .chars()
-            .take(500)
-            .collect(),
-        log_tail,
+        again: lost.is_some(),
+        lost,
     }
 }
 
+/// A derivation by name, for people.
+fn drv_name(drv: &str) -> &str {
+    let base = drv.rsplit('/').next().unwrap_or_default();
+    base.get(33..).unwrap_or(base).trim_end_matches(".drv")
+}
+
 /// Makes `link` point to `to`, replacing what was there in one step.
-fn relink(link: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn relink(link: &Path, to: &Path) -> std::io::Result<()> {
     let new = link.with_added_extension("new");
     let _left_by_a_crash = std::fs::remove_file(&new);
     symlink(to, &new)?;

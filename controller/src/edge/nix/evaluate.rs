@@ -145,7 +145,11 @@ impl Nix {
         if let Some(file) = file.filter(|f| !stays_inside(f)) {
             return Err(desired(&format!("`{file}` is no file of the repository")));
         }
-        let args = arguments(tree, file, expression);
+        let mut args = arguments(tree, file, expression);
+        if self.hub.is_some() {
+            // A flake's files have to lie on this machine to be read.
+            args.extend(["--eval-store".into(), self.evaluation_store().into()]);
+        }
         let limits = Limits {
             wall,
             output: OUTPUT_BYTES,

@@ -183,6 +183,12 @@ impl BuildLog {
         }
     }
 
+    /// What other machines build now, and which.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = (&String, &String)> {
+        let drvs = self.building.values();
+        drvs.filter_map(|drv| Some((drv, self.machines.get(drv)?)))
+    }
+
     pub(super) fn tail(&self, drv: &str) -> Vec<String> {
         let tail = self.tails.get(drv);
         tail.map(|t| t.iter().cloned().collect())
@@ -236,14 +242,71 @@ pub(super) fn culprit(errors: &VecDeque<String>) -> Option<String> {
         .or_else(|| by("derivation "))
 }
 
-/// Did the machine that built it say that the build failed? When the connection breaks, or the machine refuses, our
-/// Nix says that the *builder* failed, as if it had run to its end.
-pub(super) fn machine_said(errors: &VecDeque<String>, drv: &str) -> bool {
+/// What the machine that was to build something said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum MachineSaid {
+    /// That the build failed.
+    Failed,
+    /// That it does not build it: wrong system, a feature that it lacks, no trust.
+    Refused(String),
+    /// Nothing: the connection broke. Our Nix then says that the *builder* failed, as if it had run to its end.
+    Nothing,
+}
+
+pub(super) fn machine_said(errors: &VecDeque<String>, drv: &str) -> MachineSaid {
     let told = format!("build of '{drv}' on ");
-    errors
-        .iter()
-        .filter_map(|e| e.split_once(&told))
-        .any(|(_, said)| said.contains("builder for ") || said.contains("hash mismatch"))
+    let Some((_, said)) = errors.iter().find_map(|e| e.split_once(&told)) else {
+        return MachineSaid::Nothing;
+    };
+    let by_itself = [
+        "builder for ",
+        "hash mismatch",
+        "timed out after",
+        "Cannot build",
+    ];
+    if by_itself.iter().any(|what| said.contains(what)) {
+        return MachineSaid::Failed;
+    }
+    let why = said
+        .split_once("failed:")
+        .map_or(said, |(_, why)| why)
+        .trim();
+    let why = why.trim_start_matches("error:").trim();
+    MachineSaid::Refused(
+        why.lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(300)
+            .collect(),
+    )
+}
+
+/// A machine that could not be reached, and why: `cannot build on 'ssh-ng://…': error: …`.
+pub(super) fn unreachable(errors: &VecDeque<String>) -> Option<(String, String)> {
+    errors.iter().find_map(|e| {
+        let (_, rest) = e.split_once("cannot build on '")?;
+        let (machine, why) = rest.split_once('\'')?;
+        let why = why
+            .trim_start_matches(':')
+            .trim()
+            .trim_start_matches("error:")
+            .trim();
+        Some((machine.to_owned(), why.chars().take(300).collect()))
+    })
+}
+
+/// The first of the errors that is not about the build itself.
+pub(super) fn last(errors: &VecDeque<String>) -> String {
+    let other = errors.iter().find(|e| !e.contains("builder for "));
+    let text = other
+        .or(errors.back())
+        .map_or("the connection broke", String::as_str);
+    text.trim_start_matches("error:")
+        .trim()
+        .chars()
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]
@@ -285,11 +348,23 @@ mod tests {
             "error: Nix daemon disconnected unexpectedly (maybe it crashed?)".to_owned(),
             format!("error: builder for '{drv}' failed with exit code 1"),
         ]);
-        assert!(!machine_said(&lost, drv));
+        assert_eq!(machine_said(&lost, drv), MachineSaid::Nothing);
+        assert!(last(&lost).contains("disconnected"));
         let failed = VecDeque::from([format!(
             "error: build of '{drv}' on 'ssh-ng://b1' failed: builder for '{drv}' failed with exit code 3"
         )]);
-        assert!(machine_said(&failed, drv));
+        assert_eq!(machine_said(&failed, drv), MachineSaid::Failed);
+        let refused = VecDeque::from([format!(
+            "error: build of '{drv}' on 'ssh-ng://b1' failed: error: a 'x86_64-linux' with features {{kvm}} is required"
+        )]);
+        assert!(
+            matches!(machine_said(&refused, drv), MachineSaid::Refused(why) if why.starts_with("a 'x86"))
+        );
+        let away = VecDeque::from(["cannot build on 'ssh-ng://b1': error: no route".to_owned()]);
+        assert_eq!(
+            unreachable(&away),
+            Some(("ssh-ng://b1".to_owned(), "no route".to_owned()))
+        );
     }
 
     proptest::proptest! {
@@ -307,7 +382,11 @@ mod tests {
                 assert!(p.current.len() <= CURRENT_MAX);
             }
             assert!(log.errors.len() <= MESSAGES_MAX);
-            culprit(&log.errors);
+            if let Some(drv) = culprit(&log.errors) {
+                machine_said(&log.errors, &drv);
+            }
+            unreachable(&log.errors);
+            last(&log.errors);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         }
 

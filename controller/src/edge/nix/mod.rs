@@ -2,15 +2,19 @@
 //! and when, is the pipeline's matter.
 //!
 //! **Invariant:** evaluation and build use the same store. With another store for evaluation (`eval-store auto`) a
-//! build by a chroot or remote store does not find the derivations.
+//! build by a chroot or remote store does not find the derivations; so for a hub on another machine, where a flake's
+//! files can't be read, they are made in a store beside our state and taken there before the build.
 
 mod build;
 mod built;
+mod caches;
 mod evaluate;
 mod expression;
+mod hub;
 mod info;
 mod inspect;
 mod log;
+mod machines;
 mod publish;
 
 use std::collections::BTreeMap;
@@ -60,6 +64,14 @@ pub struct Nix {
     evaluating: Arc<tokio::sync::Semaphore>,
     /// As Nix tells it; empty where nobody asked.
     version: String,
+    /// The hub, where it is another machine.
+    hub: Option<hub::Hub>,
+    machines: Arc<machines::Machines>,
+    caches: Arc<caches::Caches>,
+    /// What a remote hub was last told of its builders, and its store's URL with that.
+    told: Arc<tokio::sync::Mutex<Option<(String, String)>>>,
+    /// One change of the hub's roots at a time.
+    roots: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Nix {
@@ -68,8 +80,13 @@ impl Nix {
     pub fn new(settings: NixSettings) -> Self {
         Self {
             evaluating: Arc::new(tokio::sync::Semaphore::new(settings.evaluations.max(1))),
+            hub: settings.store.as_deref().and_then(hub::Hub::parse),
             settings: Arc::new(settings),
             version: String::new(),
+            machines: Arc::default(),
+            caches: Arc::default(),
+            told: Arc::default(),
+            roots: Arc::default(),
         }
     }
 
@@ -82,13 +99,16 @@ impl Nix {
         spec.env.clone_from(&self.settings.env);
         spec.env
             .insert("NIX_CONFIG".to_owned(), self.config().into());
+        spec.env
+            .insert("NIX_SSHOPTS".to_owned(), hub::SSH_OPTIONS.into());
         spec.limits = limits;
         spec
     }
 
     fn config(&self) -> String {
         format!(
-            "extra-experimental-features = nix-command flakes\naccept-flake-config = false\nwarn-dirty = false\n{}",
+            "extra-experimental-features = nix-command flakes\naccept-flake-config = false\nwarn-dirty = false\n\
+             builders-use-substitutes = true\nconnect-timeout = 5\nstalled-download-timeout = 30\nfallback = true\n{}",
             self.settings.config
         )
     }

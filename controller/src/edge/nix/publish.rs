@@ -17,8 +17,6 @@ use crate::edge::exec::Limits;
 const SIGN_WALL: Duration = Duration::from_secs(600);
 /// What Nix knows of a closure: 1 KiB a path.
 const INFO_BYTES: usize = 64 << 20;
-/// Copying a first closure over a thin line takes long.
-const PUSH_WALL: Duration = Duration::from_secs(4 * 3600);
 /// Paths named in an error.
 const NAMED: usize = 5;
 
@@ -34,23 +32,13 @@ impl Publisher for Nix {
     }
 
     async fn push(&self, path: &StorePath, cache: &str) -> Result<(), PublishError> {
-        let err = |why| PublishError::Cache {
-            path: path.clone(),
-            cache: cache.to_owned(),
-            why,
-        };
-        if !cache.starts_with("file://") {
-            return Err(err("only file:// caches are pushed to yet".to_owned()));
-        }
-        let args = ["copy", "--to", cache, path.as_str()];
-        self.must(
-            args.iter().map(OsString::from).collect(),
-            PUSH_WALL,
-            Vec::new(),
-        )
-        .await
-        .map_err(err)?;
-        Ok(())
+        self.push_now(path, cache)
+            .await
+            .map_err(|why| PublishError::Cache {
+                path: path.clone(),
+                cache: cache.to_owned(),
+                why,
+            })
     }
 }
 
@@ -190,7 +178,7 @@ fn lines(paths: &[StorePath]) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn last_error(said: &str) -> String {
+pub(super) fn last_error(said: &str) -> String {
     let last = said.lines().rfind(|l| l.contains("error:"));
     let text = last.or(said.lines().last()).unwrap_or("nix gave no reason");
     text.trim().chars().take(500).collect()

@@ -15,6 +15,11 @@ use super::SshSettings;
 const RUN_DIR_MAX: usize = 107 - 17 - 1 - ID_LEN - SOCKET.len();
 /// Digits of a file's name.
 const ID_LEN: usize = 16;
+/// The Nix at the other end, told not to wait for a cache that is away or hangs: what the host can't fetch at once is
+/// sent directly. Without `fallback` it would ask the dead cache again for each path. (Of a user who is not root it is
+/// the daemon's own configuration that holds.)
+const NIX_DAEMON: &str = "nix-daemon%20--option%20connect-timeout%203%20--option%20stalled-download-timeout%204\
+     %20--option%20download-attempts%201%20--option%20fallback%20true";
 /// What a shared connection's socket ends with.
 pub(super) const SOCKET: &str = ".sock";
 const CONFIG: &str = ".conf";
@@ -103,7 +108,10 @@ pub(super) fn route(dir: &Path, settings: &SshSettings, target: &Target) -> io::
     let route = Route {
         config: file(CONFIG),
         login: format!("{}@{name}", target.user),
-        store_url: format!("ssh-ng://{}@{name}", target.user),
+        store_url: format!(
+            "ssh-ng://{}@{name}?remote-program={NIX_DAEMON}",
+            target.user
+        ),
         socket: file(SOCKET),
     };
     replace(&file(KEYS), &known)?;
