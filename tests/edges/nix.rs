@@ -205,7 +205,8 @@ fn a_host_that_loops_or_eats_memory_is_ended_at_its_limit_and_takes_no_other_wit
     let dir = Dir::new();
     let nix = nix_with(dir.path(), |s| {
         s.evaluation_wall = Duration::from_secs(10);
-        s.evaluation_memory = 400 << 20;
+        // More than the collector takes for a host that only loops.
+        s.evaluation_memory = 1 << 30;
     });
     let Some(nix) = nix else { return };
     let tree = dir.tree("flake.nix", GREEDY);
@@ -355,11 +356,12 @@ fn only_what_was_built_here_or_came_with_a_trusted_signature_is_signed() {
     local(async {
         let found = evaluated(&nix, &tree, ["a", "b"].map(want).to_vec()).await;
         let [a, b] = ["a", "b"].map(|h| found[h].as_ref().unwrap());
+        // By hand: what trueup builds it signs at once.
         for host in [a, b] {
-            assert!(matches!(
-                done(&nix, host, "x").await,
-                BuildUpdate::Done(Ok(_))
-            ));
+            let built = format!("{}^*", host.drv);
+            let store = dir.path().join("store");
+            let into = ["build", "--no-link", "--store", store.to_str().unwrap()];
+            must_nix(&nix, &into, &[&built]).await;
         }
         // A cache of somebody else's: `a` is signed there by a key of theirs, `b` by nobody.
         let theirs = StoreKey::load_or_make(&dir.path().join("their-keys"), "theirs-1").unwrap();
@@ -427,6 +429,9 @@ async fn must_nix(_: &Nix, args: &[&str], more: &[&str]) {
         spec.env
             .insert(name.to_owned(), std::env::var_os(name).unwrap_or_default());
     }
+    // The lab's keys are not for what is done here.
+    let config = spec.env.entry("NIX_CONFIG".to_owned()).or_default();
+    config.push("\nsecret-key-files =\n");
     let exit = trueup::edge::exec::run(&spec).await.unwrap();
     assert!(exit.ok(), "{exit:?}");
 }

@@ -154,8 +154,11 @@ fn refused(bounds: Bounds, make: impl FnOnce(&Path)) -> String {
         let e = source.open(&head.revision).await.unwrap_err();
         // A commit mends it: nothing is tried again before one comes, and nothing is left half written.
         assert_eq!(e.class(), ErrorClass::Desired, "{e}");
-        let trees = std::fs::read_dir(state.join("trees")).map_or(0, Iterator::count);
-        assert_eq!(trees, 0);
+        let boots = std::fs::read_dir(state.join("trees")).into_iter().flatten();
+        let trees = boots
+            .flatten()
+            .filter_map(|boot| std::fs::read_dir(boot.path()).ok());
+        assert_eq!(trees.flatten().count(), 0);
         match e {
             SourceError::BadTree { why, .. } => why,
             other => panic!("{other:?}"),
