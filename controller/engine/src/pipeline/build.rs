@@ -88,16 +88,15 @@ pub(crate) async fn forget_failures(sh: &Rc<Shared>) {
         return;
     };
     let kept: BTreeSet<String> = entries.iter().map(|e| e.key.name().to_owned()).collect();
-    let mut wanters = BTreeSet::new();
+    let mut forgot = false;
     sh.state.borrow_mut().closures.retain(|drv, closure| {
         let forget = matches!(closure.work, Work::Failed(_)) && !kept.contains(record_name(drv));
-        if forget {
-            wanters.append(&mut closure.wanters);
-        }
+        forgot |= forget;
         !forget
     });
-    for host in wanters {
-        sh.wake(&host, true);
+    // After a restart a failure is known from its record, which does not say who wants it: all look.
+    if forgot {
+        sh.wake_all();
     }
 }
 
