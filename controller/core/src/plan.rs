@@ -1,4 +1,4 @@
-//! What would be done now, over all hosts: [`decide`] for each, then [`admit`] over those that would change. The engine
+//! What would be done now, over all hosts: [`decide()`] for each, then [`admit()`] over those that would change. The engine
 //! asks the same two functions, so what is shown is what will be done. It plans one moment, not how hosts will answer.
 
 use std::collections::BTreeMap;
