@@ -184,7 +184,7 @@ start() { # NAME
     done
   fi
   echo "$cg" > "$dir/cgroup-parent"; rm -f "$dir/power-returns"
-  TRUEUP_LAB_ID=$ID setsid bash "$SELF" __supervise "$n" </dev/null >>"$dir/log" 2>&1 9>&- &
+  TRUEUP_LAB_ID=$ID setsid bash "$SELF" __supervise "$n" </dev/null >>"$dir/log" 2>&1 8>&- 9>&- &
   disown
 }
 
@@ -225,7 +225,7 @@ discard_disk() { # NAME: set aside first, since removing takes longer than booti
   local dir=$LAB/hosts/$1 d
   mkdir -p "$LAB/trash"
   for d in upper work; do [ ! -e "$dir/$d" ] || mv "$dir/$d" "$(mktemp -d "$LAB/trash/XXXXXX")"; done
-  ( rm -rf --one-file-system "$LAB/trash" 2>/dev/null & ) </dev/null >/dev/null 2>&1 9>&-
+  ( rm -rf --one-file-system "$LAB/trash" 2>/dev/null & ) </dev/null >/dev/null 2>&1 8>&- 9>&-
 }
 destroy() { # NAME
   local n=$1
@@ -264,7 +264,7 @@ up() {
   set -- "${names[@]}"
   # the lock is held over what is shared (numbers, bridge, known_hosts); then all boot at once
   for n; do allot "$n"; start "$n"; done
-  exec 9>&-
+  exec 8>&- 9>&-
   for n; do wait_ssh "$n" & pids+=($!); done
   for p in "${pids[@]}"; do wait "$p" || exit 1; done
   for n; do echo "$n $(address "$n")"; done
@@ -272,7 +272,7 @@ up() {
 reset() {
   local n
   for n; do known "$n"; stop_host "$n"; discard_disk "$n"; ip link set "$(link "$n")" up 2>/dev/null || :; start "$n"; done
-  exec 9>&-
+  exec 8>&- 9>&-
   for n; do wait_ssh "$n"; done
 }
 crash() { # NAME
@@ -333,9 +333,10 @@ claim() { # PID
   local i
   for i in $(seq $ID_FIRST_CLAIMED $ID_LAST); do
     mkdir "$LABS/$i" 2>/dev/null || continue
-    stamp_of "$1" > "$LABS/$i/owner" || { rmdir "$LABS/$i"; die "no process $1"; }
+    stamp_of "$1" > "$LABS/$i/owner" || { rm -r "${LABS:?}/$i"; die "no process $1"; }
     # When the owner is gone, also by kill -9, the lab goes too; `reap` is for when this guard was killed as well.
-    ( TRUEUP_LAB_ID=$i setsid bash "$SELF" __guard "$1" & ) </dev/null >/dev/null 2>&1 9>&-
+    # shellcheck disable=SC2046
+    ( TRUEUP_LAB_ID=$i setsid bash "$SELF" __guard $(cat "$LABS/$i/owner") & ) </dev/null >/dev/null 2>&1 8>&- 9>&-
     echo "$i"; return
   done
   die "no lab id is free; 'lab reap' destroys those whose owner is gone"
@@ -344,8 +345,16 @@ reap() {
   local d
   for d in "$LABS"/*/; do
     [ -s "$d/owner" ] && ! stamp_lives "$d/owner" || continue
-    say "lab $(basename "$d") has lost its owner"; use_lab "$(basename "$d")"; down_all
+    say "lab $(basename "$d") has lost its owner"; use_lab "$(basename "$d")"
+    # What its owner's last command is doing to it comes first.
+    exec 8>"/run/lock/trueup-lab-$ID.lock"; flock 8; down_all; exec 8>&-
   done
+}
+# Claims, reaps and guards take turns by one lock: else a guard would destroy the lab of whoever claimed the id next.
+guard() { # PID START
+  tail -s 0.3 -f /dev/null --pid="$1"
+  exec 9>/run/lock/trueup-lab.lock; flock 9
+  [ "$(cat "$LAB/owner" 2>/dev/null)" != "$1 $2" ] || reap
 }
 
 cmd=$1; shift
@@ -374,6 +383,6 @@ case $cmd in
   reap) reap ;;
   __supervise) supervise "$@" ;;
   __boot) boot "$@" ;;
-  __guard) tail -s 0.3 -f /dev/null --pid="$1"; exec "$SELF" down ;;
+  __guard) guard "$@" ;;
   *) die "no command '$cmd'; 'lab help' lists them" ;;
 esac
