@@ -239,6 +239,7 @@ pub fn missed(
     seed: u64,
 ) -> Effects {
     let mut out = Effects::default();
+    m.answered_at = None;
     m.misses = m.misses.saturating_add(1);
     m.tried_at = Some(now);
     m.unreachable_since.get_or_insert(now);

@@ -95,8 +95,8 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
     };
     let gone = greatest > Some(claim.order) || (!begun && t.now >= claim.expires_at);
     // A claim that was not begun gives way to a newer goal and to a suspension, but only when the host itself says
-    // that it was not: an offer whose answer was lost may have begun.
-    let known = m.seen_at.is_some_and(|s| s >= claim.granted_at);
+    // that it was not, and was asked: an offer whose answer was lost may have begun, and a late report not know of it.
+    let known = m.answered_at.is_some_and(|s| s >= claim.granted_at);
     let unwanted = other || suspended(t.view, t.now).is_some();
     if gone || (unwanted && !begun && known) {
         return Some(Decision {

@@ -104,6 +104,9 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     }
     let claim = state.claims.get(host);
     let effects = absorb::reported(&mut cell.record.memory, report, claim, now, seed);
+    if !by_itself {
+        cell.record.memory.answered_at = Some(now);
+    }
     // A release is a step of its own: decided from the report, committed with the claim.
     cell.notes.extend(effects.notes);
     cell.dirty = true;
