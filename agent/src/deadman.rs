@@ -222,7 +222,9 @@ fn names(layout: &Layout, order: Order) -> Vec<String> {
 }
 
 fn stop(names: &[String]) {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Timers first: where a dead-man stops its own service, the rest of the list may no longer be heard.
+    names.sort_by_key(|name| !name.ends_with(".timer"));
     if !names.is_empty() {
         // Best effort: the file has decided already.
         let _told = units::systemctl(
