@@ -335,8 +335,7 @@ claim() { # PID
     mkdir "$LABS/$i" 2>/dev/null || continue
     stamp_of "$1" > "$LABS/$i/owner" || { rm -r "${LABS:?}/$i"; die "no process $1"; }
     # When the owner is gone, also by kill -9, the lab goes too; `reap` is for when this guard was killed as well.
-    # shellcheck disable=SC2046
-    ( TRUEUP_LAB_ID=$i setsid bash "$SELF" __guard $(cat "$LABS/$i/owner") & ) </dev/null >/dev/null 2>&1 8>&- 9>&-
+    ( setsid bash "$SELF" __guard "$1" & ) </dev/null >/dev/null 2>&1 8>&- 9>&-
     echo "$i"; return
   done
   die "no lab id is free; 'lab reap' destroys those whose owner is gone"
@@ -349,12 +348,6 @@ reap() {
     # What its owner's last command is doing to it comes first.
     exec 8>"/run/lock/trueup-lab-$ID.lock"; flock 8; down_all; exec 8>&-
   done
-}
-# Claims, reaps and guards take turns by one lock: else a guard would destroy the lab of whoever claimed the id next.
-guard() { # PID START
-  tail -s 0.3 -f /dev/null --pid="$1"
-  exec 9>/run/lock/trueup-lab.lock; flock 9
-  [ "$(cat "$LAB/owner" 2>/dev/null)" != "$1 $2" ] || reap
 }
 
 cmd=$1; shift
@@ -383,6 +376,7 @@ case $cmd in
   reap) reap ;;
   __supervise) supervise "$@" ;;
   __boot) boot "$@" ;;
-  __guard) guard "$@" ;;
+  # Not `down`: by then the lab's id may be somebody else's, and only a reap asks whose it is, under the claims' lock.
+  __guard) tail -s 0.3 -f /dev/null --pid="$1"; exec "$SELF" reap ;;
   *) die "no command '$cmd'; 'lab help' lists them" ;;
 esac
