@@ -27,6 +27,13 @@ pub(crate) struct Count {
     failed: u64,
 }
 
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+    }
+}
+
 pub(crate) enum Outcome {
     Passed(Count),
     Failed(Count, String),
@@ -315,8 +322,7 @@ fn all(outcomes: Vec<Result<Outcome>>) -> Result<Outcome> {
             }
             Outcome::Skipped(_) => Count::default(),
         };
-        sum.passed += count.passed;
-        sum.failed += count.failed;
+        sum += count;
     }
     Ok(match why {
         None => Outcome::Passed(sum),
@@ -354,8 +360,7 @@ fn counted(command: &mut Command) -> Result<Outcome> {
         .map(|pipe| tee(pipe, std::io::stdout()))
         .unwrap_or_default();
     if let Some(Ok(more)) = err.map(std::thread::JoinHandle::join) {
-        count.passed += more.passed;
-        count.failed += more.failed;
+        count += more;
     }
     let status = child
         .wait()
@@ -377,8 +382,7 @@ fn tee(from: impl Read, mut to: impl Write) -> Count {
         // A closed terminal must not stop the counting.
         let _ = writeln!(to, "{line}");
         if let Some(more) = summary(&line) {
-            count.passed += more.passed;
-            count.failed += more.failed;
+            count += more;
         }
     }
     count
