@@ -219,19 +219,23 @@ fn it_lies_signed_in_the_hub_and_in_the_cache(world: &World) {
     }
 }
 
-/// It comes back, and what only it can build is built by it then; nobody has to do anything.
-fn a_builder_is_cut_off_in_the_middle(world: &mut World) {
+fn build_2_is_in_the_middle_of(world: &mut World, host: &str) {
+    let message = format!("{host} takes its time");
     world
-        .commit(
-            "web-1 takes its time",
-            &[("web-1", "slow-build", &[("seconds", "25")])],
-        )
+        .commit(&message, &[(host, "slow-build", &[("seconds", "25")])])
         .unwrap();
     wait(PATIENCE, || {
         let building = machine(world, "build-2")["status"]["building"].to_string();
-        building.contains("nixos-system-web-1").then_some(())
+        building
+            .contains(&format!("nixos-system-{host}"))
+            .then_some(())
     })
     .expect("build-2 builds, and that is shown");
+}
+
+/// It comes back, and what only it can build is built by it then; nobody has to do anything.
+fn a_builder_is_cut_off_in_the_middle(world: &mut World) {
+    build_2_is_in_the_middle_of(world, "web-1");
     world.host("build-2").net(false);
     wait(PATIENCE, || {
         (state(world, "build-2") == "Lost").then_some(())
@@ -250,17 +254,7 @@ fn a_builder_is_cut_off_in_the_middle(world: &mut World) {
 }
 
 fn the_hub_is_cut_off_in_the_middle(world: &mut World) {
-    world
-        .commit(
-            "web-2 takes its time",
-            &[("web-2", "slow-build", &[("seconds", "25")])],
-        )
-        .unwrap();
-    wait(PATIENCE, || {
-        let building = machine(world, "build-2")["status"]["building"].to_string();
-        building.contains("nixos-system-web-2").then_some(())
-    })
-    .expect("build-2 builds");
+    build_2_is_in_the_middle_of(world, "web-2");
     world.host(HUB).net(false);
     // Long enough for the controller to notice: three keep-alives of five seconds.
     wait(PATIENCE, || {

@@ -69,6 +69,18 @@ fn holds(host: &Host, value: &str) -> bool {
     host.ssh(&["cat", FILE]).stdout == value
 }
 
+/// Which run of its own service each host is in.
+fn runs(world: &World) -> [String; 3] {
+    THREE.map(|name| {
+        let unit = if name == "db-1" {
+            "db.service"
+        } else {
+            "web.service"
+        };
+        world.host(name).unit(unit, "InvocationID")
+    })
+}
+
 fn arrives(world: &World, name: &str, value: &str) {
     let there = wait(ARRIVES_MAX, || holds(world.host(name), value).then_some(()));
     assert!(there.is_some(), "{name}: {:?}", world.why(name));
@@ -165,15 +177,7 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
     assert_eq!(there(db), "", "not even encrypted");
 
     // Rotated: units restart on those two only, and nothing is switched.
-    let run = |name: &str| {
-        let unit = if name == "db-1" {
-            "db.service"
-        } else {
-            "web.service"
-        };
-        world.host(name).unit(unit, "InvocationID")
-    };
-    let (before, switches) = (THREE.map(run), THREE.map(|n| world.switches(n).unwrap()));
+    let (before, switches) = (runs(&world), THREE.map(|n| world.switches(n).unwrap()));
     put(&world, &seal(&world, SECOND, &WEB));
     world.commit("another token", &[]).unwrap();
     let begun = Instant::now();
@@ -182,15 +186,7 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
     }
     println!("rotated on both after {:?}", begun.elapsed());
     world.all_ready(&THREE).unwrap();
-    let run = |name: &str| {
-        let unit = if name == "db-1" {
-            "db.service"
-        } else {
-            "web.service"
-        };
-        world.host(name).unit(unit, "InvocationID")
-    };
-    let after = THREE.map(run);
+    let after = runs(&world);
     assert!(before[0] != after[0] && before[1] != after[1] && before[2] == after[2]);
     assert_eq!(switches, THREE.map(|n| world.switches(n).unwrap()));
     let now: Vec<_> = THREE
