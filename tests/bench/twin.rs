@@ -106,25 +106,10 @@ impl Hosts for Twins {
         let goal = &intent.goals[0];
         let body: Option<SystemGoal> = serde_json::from_value(goal.body.clone()).ok();
         self.change(&target.host, |twin| {
-            twin.attempt = Some(AttemptReport {
-                order,
-                revision: intent.revision.clone(),
-                goals: [(goal.component.clone(), goal.digest.clone())].into(),
-                closure: body.map(|b| b.closure),
-                state: AttemptState::Activating,
-                nonce: None,
-                deadline_in_secs: None,
-                confirm: Some(intent.confirm.clone()),
-                outcome: None,
-                stage: None,
-                message: None,
-                evidence: false,
-                failed_units: Vec::new(),
-                restart_debt: Vec::new(),
-                differs: Vec::new(),
-                waiting_jobs: Vec::new(),
-                timeline: vec![(Timestamp::now(), Stage::Accept)],
-            });
+            let closure = body.map(|b| b.closure);
+            let mut attempt = AttemptReport::of(&intent, closure, AttemptState::Activating);
+            attempt.timeline.push((Timestamp::now(), Stage::Accept));
+            twin.attempt = Some(attempt);
         });
         tokio::task::spawn_local(self.clone().activate(target.host.clone()));
         Ok(OfferReply::Begun { order })

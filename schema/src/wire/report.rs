@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confirm, Order};
+use super::{Confirm, Intent, Order};
 use crate::status::Outcome;
 use crate::{ComponentName, Digest, HostName, Revision, StorePath, Timestamp};
 
@@ -156,6 +156,35 @@ pub struct AttemptReport {
     /// When each stage began, in the order in which it did.
     #[serde(default)]
     pub timeline: Vec<(Timestamp, Stage)>,
+}
+
+impl AttemptReport {
+    /// An attempt at this intent that has only come to `state`, without any trouble.
+    #[must_use]
+    pub fn of(intent: &Intent, closure: Option<StorePath>, state: AttemptState) -> Self {
+        let goals = intent.goals.iter();
+        Self {
+            order: intent.order,
+            revision: intent.revision.clone(),
+            goals: goals
+                .map(|g| (g.component.clone(), g.digest.clone()))
+                .collect(),
+            closure,
+            state,
+            nonce: None,
+            deadline_in_secs: None,
+            confirm: Some(intent.confirm.clone()),
+            outcome: None,
+            stage: None,
+            message: None,
+            evidence: false,
+            failed_units: Vec::new(),
+            restart_debt: Vec::new(),
+            differs: Vec::new(),
+            waiting_jobs: Vec::new(),
+            timeline: Vec::new(),
+        }
+    }
 }
 
 /// Where an attempt stands, as the controller needs it.
