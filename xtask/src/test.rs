@@ -15,6 +15,9 @@ const PACKAGES: [(&str, &str); 4] = [
     ("/usr/bin/git", "git"),
 ];
 
+/// The cargo-deny that CI installs where there is none.
+const DENY_VERSION: &str = "0.20.2";
+
 /// The target whose tests take real hosts, in a stage of its own.
 const LAB_TARGET: &str = "lab";
 /// Processes that run them at once. With more, two cores no longer keep the hosts' own deadlines.
@@ -195,26 +198,49 @@ fn docs() -> Result<Outcome> {
     Ok(Outcome::Passed(Count::default()))
 }
 
-/// Licences, bans and sources wherever `cargo deny` is; advisories where their database can be reached too.
+/// Licences, bans and sources; advisories where their database can be reached too. CI makes itself a cargo-deny, unoptimized:
+/// it is used once, for a second.
 fn deny() -> Result<Outcome> {
-    if !exec::has("cargo-deny") {
+    let own = match std::env::var_os("HOME") {
+        Some(home) => std::path::Path::new(&home).join(".cache/trueup-tools"),
+        None => exec::target().join("tools"),
+    };
+    let program = own.join("bin/cargo-deny");
+    let program = if exec::has("cargo-deny") {
+        "cargo-deny".into()
+    } else if program.exists() {
+        program
+    } else if in_ci() {
+        let version = format!("cargo-deny@{DENY_VERSION}");
+        exec::run(
+            exec::cargo()
+                .args(["install", "--quiet", "--debug", "--locked", &version])
+                .arg("--root")
+                .arg(&own),
+        )?;
+        program
+    } else {
         return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
-    }
-    check(&[
-        "deny",
-        "--log-level",
-        "error",
-        "check",
-        "licenses",
-        "bans",
-        "sources",
-    ])?;
-    if exec::run(exec::cargo().args(["deny", "fetch", "db"])).is_err() {
+    };
+    let run = |args: &[&str]| {
+        exec::run(
+            exec::command(&program)
+                .args(["--log-level", "error"])
+                .args(args),
+        )
+    };
+    run(&["check", "licenses", "bans", "sources"])?;
+    if run(&["fetch", "db"]).is_err() {
         return Ok(Outcome::Skipped(
             "advisories: their database can't be reached (the rest passed)".to_owned(),
         ));
     }
-    check(&["deny", "--log-level", "error", "check", "advisories"])
+    run(&["check", "advisories"])?;
+    Ok(passed())
+}
+
+fn in_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
 }
 
 /// Everything but the lab. Both ways take the whole workspace, so that features unify as in the build stage and
@@ -258,10 +284,7 @@ fn lab_tests(wanted: bool) -> Result<Outcome> {
         return Ok(Outcome::Skipped("--no-lab".to_owned()));
     }
     if !lab_possible()? {
-        ensure!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "lab hosts can't run here, and CI=true"
-        );
+        ensure!(!in_ci(), "lab hosts can't run here, and CI=true");
         return Ok(Outcome::Skipped(
             "lab hosts can't run here (the reason stands above)".to_owned(),
         ));
