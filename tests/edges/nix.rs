@@ -437,6 +437,27 @@ async fn must_nix(_: &Nix, args: &[&str], more: &[&str]) {
 }
 
 #[test]
+fn a_derivation_waits_for_its_build_through_a_collection_of_garbage() {
+    let dir = Dir::new();
+    let Some(nix) = nix(dir.path()) else { return };
+    let tree = dir.tree("flake.nix", SHARED);
+    let store = dir.path().join("store");
+    local(async {
+        let found = evaluated(&nix, &tree, ["a", "b"].map(want).to_vec()).await;
+        let [a, b] = ["a", "b"].map(|h| found[h].as_ref().unwrap());
+        nix.root(&a.drv, &a.out, "a-1").await;
+        let gc = ["store", "gc", "--store"];
+        must_nix(&nix, &gc, &[store.to_str().unwrap()]).await;
+        let there = |drv: &trueup_schema::DrvPath| store.join(&drv.as_str()[1..]).exists();
+        assert!(there(&a.drv) && !there(&b.drv));
+        assert!(matches!(
+            done(&nix, a, "a-1").await,
+            BuildUpdate::Done(Ok(_))
+        ));
+    });
+}
+
+#[test]
 fn roots_protect_what_is_wanted_from_the_collector_and_no_more() {
     let dir = Dir::new();
     let Some(nix) = nix(dir.path()) else { return };

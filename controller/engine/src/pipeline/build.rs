@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use trueup_core::backoff;
 use trueup_core::host::{ClosureStage, Problem, Wanted, Work};
 use trueup_schema::status::{Reason, Severity, Subject};
-use trueup_schema::{ErrorClass, HostName};
+use trueup_schema::{ErrorClass, HostName, StorePath};
 
 use crate::ports::{BuildFailure, BuildUpdate};
 use crate::record::BuildRecord;
@@ -105,6 +105,11 @@ fn record_name(drv: &trueup_schema::DrvPath) -> &str {
     &drv.as_str()["/nix/store/".len()..][..32]
 }
 
+/// What a host's closure is rooted under in the hub's store, from its evaluation on.
+pub(super) fn root_name(host: &HostName, closure: &StorePath) -> String {
+    format!("{host}-{}", closure.hash())
+}
+
 async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     let Ok(permit) = sh.builds.acquire().await else {
         return;
@@ -122,7 +127,7 @@ async fn build(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
     };
     let mut recorded = None;
     // Always through the builder, which also makes the root; for a valid path it ends at once.
-    let root = format!("{host}-{}", wanted.closure.hash());
+    let root = root_name(host, &wanted.closure);
     let mut updates = sh.ports.builder.build(&wanted.drv, &wanted.closure, &root);
     let mut end = None;
     while let Some(update) = updates.next().await {

@@ -100,6 +100,10 @@ async fn found(
     result: Result<Evaluated, EvalFailure>,
     revision: &Revision,
 ) {
+    if let Ok(e) = &result {
+        let root = super::build::root_name(host, &e.out);
+        sh.ports.builder.root(&e.drv, &e.out, &root).await;
+    }
     let now = sh.now();
     let mut record = EvaluationRecord {
         revision: revision.clone(),

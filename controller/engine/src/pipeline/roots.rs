@@ -1,6 +1,6 @@
 //! What the garbage collector must leave in the hub's store: of each host what runs, what ran before, what would boot and
-//! what is newest, and each want in flight. Reconciled as a whole at the start and then at an interval; a build makes its
-//! own root before it begins.
+//! what is newest, and each want in flight. Reconciled as a whole at the start and then at an interval; an
+//! evaluation makes the root of what it found, and a build its own again before it begins.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

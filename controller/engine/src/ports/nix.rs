@@ -139,6 +139,9 @@ pub struct MachineStatus {
 /// The port. Every build begins in the hub's store.
 #[async_trait(?Send)]
 pub trait Builder {
+    /// Roots what an evaluation found, under `root` (a name: host and goal), so that no collection of garbage takes the
+    /// derivation while its build waits. What can't be rooted is made again by the next evaluation.
+    async fn root(&self, drv: &DrvPath, out: &StorePath, root: &str);
     /// Builds `drv` into `out` and roots it under `root` (a name: host and goal). The last update is `Done`.
     fn build(
         &self,

@@ -30,6 +30,15 @@ const TAIL_LINES: usize = 25;
 
 #[async_trait(?Send)]
 impl Builder for Nix {
+    async fn root(&self, drv: &DrvPath, out: &StorePath, root: &str) {
+        // A hub on another machine has no derivation yet: it travels there as its build begins.
+        if self.hub.is_none()
+            && let Err(why) = self.link(drv, out, root).await
+        {
+            tracing::warn!(%why, %drv, "a derivation has no root until its build begins");
+        }
+    }
+
     fn build(
         &self,
         drv: &DrvPath,
@@ -114,6 +123,15 @@ fn root_name(root: &str, out: &StorePath) -> String {
 }
 
 impl Nix {
+    /// Direct links to store paths, made before the build: one that dangles does no harm and protects from the moment on
+    /// that the path is valid.
+    async fn link(&self, drv: &DrvPath, out: &StorePath, root: &str) -> Result<(), String> {
+        let base = root_name(root, out);
+        let links = [(format!("{base}.drv"), drv.as_str()), (base, out.as_str())];
+        let _alone = self.roots.lock().await;
+        self.link_roots(&links).await
+    }
+
     async fn build_now(
         &self,
         drv: &DrvPath,
@@ -127,14 +145,7 @@ impl Nix {
             message,
             log_tail: Vec::new(),
         };
-        // Direct links to store paths, made before the build: one that dangles does no harm and protects from the
-        // moment on that the path is valid.
-        let base = root_name(root, out);
-        let links = [(format!("{base}.drv"), drv.as_str()), (base, out.as_str())];
-        {
-            let _alone = self.roots.lock().await;
-            self.link_roots(&links).await.map_err(fail)?;
-        }
+        self.link(drv, out, root).await.map_err(fail)?;
         self.bring(drv.as_str()).await.map_err(fail)?;
         let logs = self.settings.state.join("logs");
         std::fs::create_dir_all(&logs).map_err(|e| fail(format!("{}: {e}", logs.display())))?;
