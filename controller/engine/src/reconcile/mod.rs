@@ -166,6 +166,8 @@ fn with_view<T>(
         evaluation: &cell.evaluation,
         secrets: secrets.as_ref(),
         closure: match closure.map(|c| &c.work) {
+            // Another host's so far: who does not say that it waits too is woken by nobody.
+            Some(Work::Running(_)) if closure.is_some_and(|c| !c.wanters.contains(host)) => &none,
             // Soon it is known what to copy: no claim is held until then.
             Some(Work::Done(())) if cell.preparing => &asking,
             Some(work) => work,
