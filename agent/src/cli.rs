@@ -8,12 +8,12 @@ use trueup_schema::wire::{Hold, OfferReply, Order};
 
 use crate::files::{self, Layout};
 use crate::{
-    AgentError, activate, confirm, contact, deadman, journal, offer, parse_order, report, resume,
-    secrets,
+    AgentError, activate, confirm, contact, deadman, journal, leave, offer, parse_order, report,
+    resume, secrets,
 };
 
 const USAGE: &str = "trueup-agent version [-o json] | report | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
-| resume | secrets restore [--for-users] | hold --for 2h --reason TEXT | release";
+| resume | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
 
@@ -59,6 +59,9 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
         return Err(AgentError::NotRoot(uid.as_raw()));
     }
     let layout = Layout::default();
+    if name == "leave" {
+        return leave(&layout);
+    }
     layout.create()?;
     if matches!(
         name.as_str(),
@@ -117,10 +120,7 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
         },
         "resume" => resume::close_if_rebooted(&layout),
         "hold" => hold(&layout, rest),
-        "release" => {
-            let _not_there = std::fs::remove_file(layout.file("hold.json"));
-            Ok(files::sync_dir(&layout.root)?)
-        }
+        "release" => release(&layout),
         other => Err(AgentError::Usage(format!("`{other}` is no verb; {USAGE}"))),
     }
 }
@@ -155,7 +155,40 @@ fn seconds(text: &str) -> Option<u64> {
         .filter(|s| (1..=MAX_HOLD_SECS).contains(s))
 }
 
+/// What was removed and what stays, as one document; a person reads it from standard error.
+fn leave(layout: &Layout) -> Result<(), AgentError> {
+    let farewell = leave::leave(layout)?;
+    for line in farewell.lines() {
+        eprintln!("trueup-agent: {line}");
+    }
+    offer::say(&mut stdout().lock(), &farewell)
+}
+
+fn release(layout: &Layout) -> Result<(), AgentError> {
+    let held = report::hold(layout)?;
+    let _not_there = std::fs::remove_file(layout.file("hold.json"));
+    files::sync_dir(&layout.root)?;
+    println!(
+        "{}",
+        match held {
+            Some(h) => format!("released; it was held by {}: {}", h.by, h.reason),
+            None => "it was not held".to_owned(),
+        }
+    );
+    Ok(())
+}
+
 fn hold(layout: &Layout, rest: &[String]) -> Result<(), AgentError> {
+    if rest.is_empty() {
+        println!(
+            "{}",
+            match report::hold(layout)? {
+                Some(h) => format!("held by {} until {}: {}", h.by, h.until, h.reason),
+                None => "not held".to_owned(),
+            }
+        );
+        return Ok(());
+    }
     let secs = seconds(option(rest, "--for")?)
         .ok_or_else(|| AgentError::Usage("--for takes 90s, 5m, 2h, 1d; at most 30d".to_owned()))?;
     let until = Timestamp::now().as_second().saturating_add_unsigned(secs);
@@ -166,7 +199,13 @@ fn hold(layout: &Layout, rest: &[String]) -> Result<(), AgentError> {
         reason: option(rest, "--reason")?.chars().take(500).collect(),
         by,
     };
-    Ok(files::write_json(&layout.file("hold.json"), &hold)?)
+    files::write_json(&layout.file("hold.json"), &hold)?;
+    println!(
+        "held until {}: no intent is taken before; `trueup-agent release` ends it. What runs is not touched, and an \
+         activation that has begun goes on",
+        hold.until
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod files;
 pub mod health;
 pub mod journal;
 pub mod judge;
+pub mod leave;
 pub mod lists;
 pub mod memory;
 pub mod mend;
@@ -58,6 +59,14 @@ pub enum AgentError {
         reason: &'static str,
         /// For people.
         message: String,
+    },
+    /// An attempt is under way.
+    #[error("Busy: the attempt {order} is under way ({phase}); it ends by itself, then ask again")]
+    Busy {
+        /// Which.
+        order: Order,
+        /// Where it is.
+        phase: String,
     },
     /// The intent is not where it was put.
     #[error("the intent of {0} is gone from the state folder")]

@@ -112,6 +112,8 @@ pub enum ConditionType {
     RebootRequired,
     /// A person or Git suspended it.
     Suspended,
+    /// A person holds it, there (`trueup-agent hold`): it takes no intent until that ends.
+    Held,
 }
 
 /// Why: one enum for conditions and events, as the issue tracker of the field would name them.
@@ -173,6 +175,15 @@ pub enum Reason {
     Suspended,
     Resumed,
     Held,
+    HoldEnded,
+    ObservedOnly,
+    RollbackRequested,
+    RolledBackByHand,
+    RollbackRefused,
+    RollbackEnded,
+    LeaveRequested,
+    Left,
+    LeaveFailed,
     BudgetExhausted,
     DependencyNotReady,
     // people and controller

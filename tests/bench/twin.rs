@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use trueup_engine::ports::{Hosts, ReportStream, Target, TransportError, TransportFault};
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::{
-    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, Identity, Intent,
-    OfferReply, Order, Report, Running, SYSTEM_V1, Signed, Stage, SystemGoal,
+    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, Farewell, Identity,
+    Intent, OfferReply, Order, Report, Running, SYSTEM_V1, Signed, Stage, SystemGoal,
 };
 use trueup_schema::{Digest, HostName, StorePath, Timestamp};
 
@@ -113,6 +113,10 @@ impl Hosts for Twins {
         });
         tokio::task::spawn_local(self.clone().activate(target.host.clone()));
         Ok(OfferReply::Begun { order })
+    }
+
+    async fn leave(&self, _: &Target) -> Result<Farewell, TransportError> {
+        Ok(Farewell::default())
     }
 
     async fn copy(&self, _: &Target, _: &[StorePath]) -> Result<(), TransportError> {

@@ -2,6 +2,7 @@
 //! in `cli/`, `TRUEUP_ACCEPT=1` writes them anew), and the exit codes that scripts rely on. No lab, and in place of Nix a
 //! script that knows these three hosts: what is said is the subject here, and `edges` has the real one.
 
+mod byhand;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -672,7 +673,9 @@ fn calls_that_make_no_sense_end_with_2_and_say_what_would() {
             &["events", "host/Web_1"],
             &["schema", "Hots"],
             &["schema", "Container"],
-            &["rollback", "web-1"],
+            &["rollout", "web-1"],
+            &["rollback"],
+            &["rollback", "web-1", "--host", "web-2"],
             &["validate", "/nonexistent"],
         ],
     );

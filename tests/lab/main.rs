@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod activation;
+mod byhand;
 mod controller;
 mod hosts;
 mod hub;

@@ -169,7 +169,7 @@ fn ended(
     out.notes.push(note(severity, reason, message.clone()));
     match outcome {
         Outcome::Succeeded | Outcome::Skipped => {
-            m.applied_revision = Some(claim.revision.clone());
+            m.applied_revision = Some(claim.applies().clone());
             m.tries.remove(&digest);
             m.quarantined.remove(&digest);
             if claim.correction {
@@ -279,7 +279,7 @@ pub fn replied(
         }
         OfferReply::Already { .. } => {
             m.attempted_revision = Some(claim.revision.clone());
-            m.applied_revision = Some(claim.revision.clone());
+            m.applied_revision = Some(claim.applies().clone());
             m.tries.remove(&claim.digest);
             m.ended = Some(Ended {
                 order: claim.order,

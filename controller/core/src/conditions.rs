@@ -24,6 +24,8 @@ pub struct Verdict {
     pub reboot_required: Option<String>,
     /// Who suspended it, and why.
     pub suspended: Option<String>,
+    /// Who holds it, there, and why.
+    pub held: Option<String>,
 }
 
 /// How it goes, each a row of Kubernetes' table.
@@ -97,6 +99,9 @@ pub fn conditions(
     }
     if let Some(m) = &v.suspended {
         put(ConditionType::Suspended, Truth::True, Reason::Suspended, m);
+    }
+    if let Some(m) = &v.held {
+        put(ConditionType::Held, Truth::True, Reason::Held, m);
     }
     out
 }

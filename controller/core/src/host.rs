@@ -9,6 +9,9 @@ use trueup_schema::status::{Actor, Condition, Outcome, Reason};
 use trueup_schema::wire::{Identity, Order, Report, Stage};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
+use crate::history::{Cause, Word};
+use crate::rollback::Back;
+
 /// Goals whose tries are remembered, per host.
 pub const MAX_REMEMBERED: usize = 16;
 
@@ -61,6 +64,8 @@ pub struct Memory {
     pub retry: bool,
     /// A person asked for this host by name: its drift is undone whatever its policy. Holds until the host settled.
     pub correct: bool,
+    /// Who that was, as long as it holds.
+    pub asked: Option<Word>,
     /// The goal that the last offer was refused for, until goal, host or a nudge changes it.
     pub refused: Option<(Digest, Problem)>,
 }
@@ -145,6 +150,46 @@ pub struct Claim {
     pub correction: bool,
     /// A person asked to try again what is quarantined.
     pub retry: bool,
+    /// Who wanted it.
+    #[serde(default)]
+    pub cause: Cause,
+    /// The revision whose goals these are, where that is not `revision`: of a rollback.
+    #[serde(default)]
+    pub of: Option<Revision>,
+}
+
+impl Claim {
+    /// The revision whose goals run when it ends well.
+    #[must_use]
+    pub fn applies(&self) -> &Revision {
+        self.of.as_ref().unwrap_or(&self.revision)
+    }
+}
+
+/// A person's word that trueup leaves a host for good; `/left/<host>`. Nothing is asked of it from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Left {
+    /// Whom.
+    pub host: HostName,
+    /// The trunk managed it when it was left: it is not touched until somebody adopts it.
+    pub managed: bool,
+    /// Who said so.
+    pub by: Actor,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+    /// When nothing of trueup was left on it.
+    #[serde(default)]
+    pub done_at: Option<Timestamp>,
+    /// What was removed there, and what stays until when.
+    #[serde(default)]
+    pub told: Vec<String>,
+    /// What the last try said.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// A person's word to leave a host alone; `/suspensions/<host>`.
@@ -273,6 +318,12 @@ pub struct HostView<'a> {
     pub adoption: Option<&'a Adoption>,
     /// The newest request that is not handled.
     pub nudge: Option<&'a Nudge>,
+    /// A person took it back; holds as [`crate::rollback::effective`] says.
+    pub rollback: Option<&'a Back>,
+    /// A person had trueup leave it.
+    pub left: Option<&'a Left>,
+    /// The trunk no longer has it: what was begun ends, and no more.
+    pub released: bool,
     /// Hosts of `dependsOn` that are not ready.
     pub waits_for: &'a BTreeSet<HostName>,
     /// How often a host is asked.

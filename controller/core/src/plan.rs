@@ -8,8 +8,9 @@ use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 
 use crate::admit::{self, Asked, Held, admit};
 use crate::backoff::mix;
-use crate::decide::{Decision, Runs, Step, decide, has_secrets, runs};
+use crate::decide::{Decision, Runs, Step, decide, has_secrets, runs_there};
 use crate::host::{HostView, Memory, Work};
+use crate::rollback::effective;
 
 /// All hosts, as a plan is taken from them.
 #[derive(Debug)]
@@ -142,7 +143,10 @@ pub fn asked(view: &HostView<'_>, now: Timestamp) -> Asked {
         host: view.manifest.name.clone(),
         labels: view.manifest.labels.clone(),
         revision: view.revision.clone(),
-        nudged: view.nudge.is_some() || view.memory.retry || view.memory.correct,
+        nudged: view.nudge.is_some()
+            || view.memory.retry
+            || view.memory.correct
+            || effective(view).rollback.is_some(),
         since: now,
     }
 }
@@ -177,6 +181,7 @@ fn failed_at(m: &Memory) -> Option<Revision> {
 }
 
 fn change(view: &HostView<'_>) -> Change {
+    let view = &effective(view);
     let wanted = match view.evaluation {
         Work::Done(wanted) => wanted,
         Work::Failed(p) => return Change::Unknown(p.message.clone()),
@@ -186,7 +191,7 @@ fn change(view: &HostView<'_>) -> Change {
         return Change::Unknown("it has not answered yet".to_owned());
     };
     let (from, to) = (report.running.running.clone(), wanted.closure.clone());
-    match runs(report, wanted, view.manifest.specialisation.as_deref()) {
+    match runs_there(view, report, wanted) {
         Runs::Goal => match has_secrets(report, view.secrets) {
             Runs::Goal => Change::Nothing,
             Runs::Drifted(what) => Change::Drift { from, to, what },

@@ -12,8 +12,10 @@ use trueup_schema::wire::{
 use trueup_schema::{HostName, Revision, Timestamp};
 
 use crate::host::{
-    Adoption, Claim, ClosureStage, HostView, Memory, Nudge, Suspension, Wanted, WantedSecrets, Work,
+    Adoption, Claim, ClosureStage, HostView, Left, Memory, Nudge, Suspension, Wanted,
+    WantedSecrets, Work,
 };
+use crate::rollback::Back;
 
 /// See [`HostView`] for each field.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +32,8 @@ pub struct Standing {
     pub suspension: Option<Suspension>,
     pub adoption: Option<Adoption>,
     pub nudge: Option<Nudge>,
+    pub rollback: Option<Back>,
+    pub left: Option<Left>,
     pub waits_for: BTreeSet<HostName>,
 }
 
@@ -52,6 +56,9 @@ impl Standing {
             suspension: self.suspension.as_ref(),
             adoption: self.adoption.as_ref(),
             nudge: self.nudge.as_ref(),
+            rollback: self.rollback.as_ref(),
+            left: self.left.as_ref(),
+            released: false,
             waits_for: &self.waits_for,
             report_interval,
         }
@@ -95,6 +102,8 @@ impl Standing {
             suspension: None,
             adoption: Some(adoption),
             nudge: None,
+            rollback: None,
+            left: None,
             waits_for: BTreeSet::new(),
         }
     }

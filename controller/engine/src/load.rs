@@ -7,8 +7,8 @@ use trueup_schema::HostName;
 
 use crate::ports::{Db, DbError};
 use crate::record::{
-    self, Adoption, BuildRecord, Claim, EvaluationRecord, FleetRecord, HostRecord, Nudge, Outgoing,
-    SourceAccept, SourceRecord, Suspension,
+    self, Adoption, BuildRecord, Claim, EvaluationRecord, FleetRecord, HostRecord, Left, Nudge,
+    Outgoing, Released, Rollback, SourceAccept, SourceRecord, Suspension,
 };
 
 /// All that the engine wrote.
@@ -21,6 +21,7 @@ pub(crate) struct Stored {
     pub source: SourceRecord,
     pub fleet: Option<FleetRecord>,
     pub outbox: BTreeMap<String, Outgoing>,
+    pub released: BTreeMap<HostName, Released>,
     pub inputs: Inputs,
 }
 
@@ -30,6 +31,8 @@ pub(crate) struct Inputs {
     pub nudges: BTreeMap<String, Nudge>,
     pub suspensions: BTreeMap<HostName, Suspension>,
     pub adoptions: BTreeMap<HostName, Adoption>,
+    pub rollbacks: BTreeMap<HostName, Rollback>,
+    pub left: BTreeMap<HostName, Left>,
     pub accept: Option<SourceAccept>,
 }
 
@@ -72,6 +75,11 @@ pub(crate) async fn stored(db: &dyn Db) -> Result<Stored, DbError> {
         source: one(db, "source").await?.unwrap_or_default(),
         fleet: one(db, "fleet").await?,
         outbox: all(db, record::OUTBOX).await?.into_iter().collect(),
+        released: all::<Released>(db, record::RELEASED)
+            .await?
+            .into_iter()
+            .map(|(_, r)| (r.record.manifest.name.clone(), r))
+            .collect(),
         inputs: inputs(db).await?,
     })
 }
@@ -81,6 +89,15 @@ pub(crate) async fn inputs(db: &dyn Db) -> Result<Inputs, DbError> {
     let nudges = all::<Nudge>(db, record::NUDGES).await?;
     let suspensions = all::<Suspension>(db, record::SUSPENSIONS).await?;
     let adoptions = all::<Adoption>(db, record::ADOPTIONS).await?;
+    let left = all::<Left>(db, record::LEFT).await?;
+    let mut rollbacks = BTreeMap::new();
+    let mut asked = all::<Rollback>(db, record::ROLLBACKS).await?;
+    asked.sort_by_key(|(_, r)| r.at);
+    // The newest word counts.
+    for (_, r) in asked {
+        rollbacks.insert(r.host.clone(), r);
+    }
+    rollbacks.retain(|_, r| r.over.is_none());
     Ok(Inputs {
         nudges: nudges
             .into_iter()
@@ -95,6 +112,8 @@ pub(crate) async fn inputs(db: &dyn Db) -> Result<Inputs, DbError> {
             .into_iter()
             .map(|(_, a)| (a.host.clone(), a))
             .collect(),
+        rollbacks,
+        left: left.into_iter().map(|(_, l)| (l.host.clone(), l)).collect(),
         accept: one(db, "accept").await?,
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use trueup_core::conditions::is_ready;
 use trueup_core::host::{Problem, Work};
 use trueup_core::plan::{FleetView, Plan, plan};
+use trueup_core::rollback::Back;
 use trueup_core::standing::Standing;
 use trueup_schema::status::Reason;
 use trueup_schema::wire::system_digest;
@@ -65,6 +66,13 @@ fn standing(record: &HostRecord, stored: &Stored) -> Standing {
         suspension: stored.inputs.suspensions.get(name).cloned(),
         adoption: stored.inputs.adoptions.get(name).cloned(),
         nudge: stored.inputs.nudges.values().find(of_us).cloned(),
+        rollback: stored.inputs.rollbacks.get(name).cloned().and_then(|r| {
+            let mut back = Back::new(r)?;
+            // Whether it is there is known to the engine alone; a plan supposes it.
+            back.closure = Work::Done(());
+            Some(back)
+        }),
+        left: stored.inputs.left.get(name).cloned(),
         waits_for: waits_for(record, stored),
     }
 }

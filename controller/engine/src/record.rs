@@ -15,12 +15,18 @@
 //! | `/nudges/<id>` | [`Nudge`]; the engine sets `handledAt` | API, then [`crate::Wake`] |
 //! | `/suspensions/<name>` | [`Suspension`] | API (`resume` deletes it), then wake |
 //! | `/adoptions/<name>` | [`Adoption`] | API or engine (`adopt: auto`) |
+//! | `/rollbacks/<id>` | [`Rollback`]; the engine sets `over` | API, then wake |
+//! | `/left/<name>` | [`Left`]; the engine sets `doneAt` | API (`adopt` deletes it), then wake |
+//! | `/history/<name>` | attempts that the host began, at most [`trueup_core::history::HISTORY_MAX`] | engine |
+//! | `/released/<name>` | [`Released`]: what is known of a host that the trunk no longer has | engine |
 //! | `/meta/accept` | [`SourceAccept`]: `trueup source accept <sha1>` | API, then wake |
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-pub use trueup_core::host::{Adoption, Claim, Memory, Nudge, Problem, Suspension};
+pub use trueup_core::history::Attempt;
+pub use trueup_core::host::{Adoption, Claim, Left, Memory, Nudge, Problem, Suspension};
+pub use trueup_core::rollback::Rollback;
 use trueup_schema::kind::{ResolvedAlert, ResolvedBuilder, ResolvedFleet, ResolvedHost};
 use trueup_schema::status::{Actor, Event, HostStatus};
 use trueup_schema::{DrvPath, HostName, Revision, StorePath, Timestamp};
@@ -37,6 +43,12 @@ pub const NUDGES: &str = "/nudges/";
 pub const SUSPENSIONS: &str = "/suspensions/";
 /// Prefix of all adoptions.
 pub const ADOPTIONS: &str = "/adoptions/";
+/// Prefix of all rollbacks.
+pub const ROLLBACKS: &str = "/rollbacks/";
+/// Prefix of all hosts that were left.
+pub const LEFT: &str = "/left/";
+/// Prefix of all hosts that the trunk no longer has.
+pub const RELEASED: &str = "/released/";
 /// Prefix of all revisions.
 pub const REVISIONS: &str = "/revisions/";
 /// Prefix of all builds.
@@ -60,6 +72,16 @@ pub struct HostRecord {
     pub status: HostStatus,
     /// What decisions need beside it.
     pub memory: Memory,
+}
+
+/// A host that the trunk no longer has. Nothing is done to it; added again, it goes on from here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Released {
+    /// As it was last known.
+    pub record: HostRecord,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 /// What an evaluation found for one host.

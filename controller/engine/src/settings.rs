@@ -21,6 +21,9 @@ pub enum Wake {
 /// Wakes that may wait; a sender that finds it full sends nothing more, since `All` is under way.
 pub const WAKES: usize = 256;
 
+/// A week: a host that was taken out by mistake is missed by then.
+pub const RELEASED_ROOTS: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// See each field.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -38,6 +41,8 @@ pub struct Settings {
     pub intent_lifetime: Duration,
     /// Caches (their URLs come from manifests) are pushed to in the background when true.
     pub push_caches: bool,
+    /// How long a host that the trunk no longer has is remembered, and its closures kept in the hub's store.
+    pub released_roots: Duration,
     /// The controller's version, for the record.
     pub version: String,
 }
@@ -52,6 +57,7 @@ impl Default for Settings {
             max_builds: 16,
             intent_lifetime: Duration::from_secs(300),
             push_caches: true,
+            released_roots: RELEASED_ROOTS,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

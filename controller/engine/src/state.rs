@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use trueup_core::absorb::Note;
-use trueup_core::host::{Adoption, Claim, ClosureStage, Memory, Nudge, Suspension, Wanted, Work};
+use trueup_core::host::{
+    Adoption, Claim, ClosureStage, Left, Memory, Nudge, Suspension, Wanted, Work,
+};
 use trueup_core::queue::Queue;
+use trueup_core::rollback::Back;
 use trueup_schema::kind::{FleetManifests, ResolvedAlert, ResolvedHost};
 use trueup_schema::status::{Actor, Event, HostStatus, Phase, Severity, Subject};
 use trueup_schema::wire::Report;
@@ -131,6 +134,11 @@ pub(crate) struct State {
     pub denied: BTreeMap<HostName, (String, Timestamp)>,
     pub suspensions: BTreeMap<HostName, Suspension>,
     pub adoptions: BTreeMap<HostName, Adoption>,
+    /// Rollbacks by hand that hold, or did when they were read.
+    pub rollbacks: BTreeMap<HostName, Back>,
+    pub left: BTreeMap<HostName, Left>,
+    /// Hosts that the trunk no longer has.
+    pub released: BTreeMap<HostName, record::Released>,
     pub nudges: BTreeMap<String, Nudge>,
     pub taken: BTreeSet<String>,
     pub accept: Option<record::SourceAccept>,
@@ -167,6 +175,8 @@ pub(crate) struct Shared {
     pub eval_cut: Notify,
     /// There are messages in the outbox.
     pub alert_kick: Notify,
+    /// A host is to be left.
+    pub leave_kick: Notify,
     pub builds: tokio::sync::Semaphore,
     pub pushes: tokio::sync::Semaphore,
     pub events: Flag<u64>,

@@ -11,6 +11,8 @@ use trueup_schema::status::{Actor, Event, HostStatus, Outcome, Phase, Reason};
 use trueup_schema::wire::{AttemptReport, Hold, Identity, OtherManager, Stage};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
+pub use super::document_byhand::{Attempt, LeftStatus, Rollback};
+
 /// The version of everything here.
 pub const API_VERSION: &str = "trueup/v1alpha1";
 
@@ -452,6 +454,12 @@ pub struct Described {
     pub suspension: Option<Suspension>,
     /// Whether it is ours.
     pub adoption: Option<Adoption>,
+    /// The last word of a person that took it back, whether it still holds or not.
+    #[serde(default)]
+    pub rollback: Option<Rollback>,
+    /// A person had trueup leave it.
+    #[serde(default)]
+    pub left: Option<LeftStatus>,
     /// A hold that a person laid on it, there.
     pub hold: Option<Hold>,
     /// Other tools that deploy to it.

@@ -2,7 +2,9 @@
 //! wakes the engine, and decides nothing: a lost wake costs latency only.
 
 mod actor;
+mod byhand;
 pub mod document;
+mod document_byhand;
 mod error;
 mod openapi;
 mod plan;

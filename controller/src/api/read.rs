@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use trueup_engine::ports::{Db, DbRev, Entry};
 use trueup_engine::record::{
     Adoption, BUILDERS, BUILDS, BuildRecord, BuilderRecord, EvaluationRecord, HOSTS, HostRecord,
-    Nudge, REVISIONS, RevisionRecord, SourceRecord, Suspension, decode, key,
+    Left, Nudge, REVISIONS, RevisionRecord, SourceRecord, Suspension, decode, key,
 };
 use trueup_schema::HostName;
 use trueup_schema::status::{Event, Subject};
@@ -90,6 +90,15 @@ pub(super) async fn record<D: Db>(
 /// There is no such host: say which there are, nearest first.
 async fn unknown<D: Db>(state: &State<D>, name: &HostName) -> ApiError {
     let error = ApiError::new(Class::NotFound, format!("no host `{name}` in the fleet"));
+    if let Ok(Some(gone)) = super::byhand::released(state, name).await {
+        let message = format!(
+            "`{name}` is no longer in the fleet: the trunk has not had it since {}, and it was let be",
+            gone.at
+        );
+        return ApiError::new(Class::NotFound, message).next(format!(
+            "trueup events {name}; to have nothing of trueup on it: trueup leave host/{name}"
+        ));
+    }
     let Ok((_, entries)) = state.db.list(HOSTS).await else {
         return error;
     };
@@ -146,6 +155,12 @@ pub(super) async fn describe<D: Db>(
         adoption: one::<D, Adoption>(state, "adoptions", at)
             .await?
             .map(|(a, _)| a.into()),
+        rollback: trueup_engine::ask::rollback_of(&state.db, name)
+            .await?
+            .map(Into::into),
+        left: one::<D, Left>(state, "left", at)
+            .await?
+            .map(|(l, _)| l.into()),
         hold,
         other_managers,
         warnings,

@@ -77,6 +77,48 @@ pub struct Resumed {
     pub suspended_by_git: bool,
 }
 
+/// `POST /v1/rollback`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// Whom.
+    pub host: HostName,
+    /// A closure or a revision; none: what was confirmed before what runs.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Why, for the events.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The rollback, as it holds; on the disk.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RolledBack {
+    /// As it holds.
+    pub rollback: super::document::Rollback,
+}
+
+/// `POST /v1/leave`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Leave {
+    /// Whom.
+    pub host: HostName,
+    /// Also while the trunk has it.
+    #[serde(default)]
+    pub still_managed: bool,
+    /// Why, for the events.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What was asked for; on the disk.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Leaving {
+    /// How far it is.
+    pub left: super::document::LeftStatus,
+}
+
 /// `POST /v1/adopt`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -11,14 +11,14 @@ use trueup_schema::HostName;
 use trueup_schema::status::{Actor, Event};
 
 use super::document::{
-    BuildStatus, BuilderStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost,
-    RevisionStatus, SourceStatus, Version,
+    Attempt, BuildStatus, BuilderStatus, Changes, Described, Host, LeftStatus, List, NudgeStatus,
+    Object, PlannedHost, RevisionStatus, SourceStatus, Version,
 };
 use super::request::{
-    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Retried, Retry, Suspend,
-    Suspended,
+    Accept, Accepted, Adopt, Adopted, Leave, Leaving, Nudged, Reconcile, Resume, Resumed, Retried,
+    Retry, Rollback, RolledBack, Suspend, Suspended,
 };
-use super::{ApiError, Class, State, plan, read, write};
+use super::{ApiError, Class, State, byhand, plan, read, write};
 
 /// What goes back.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) enum Op {
     Hosts,
     Host,
     Describe,
+    History,
+    Left,
     Plan,
     Revisions,
     Builds,
@@ -50,6 +52,8 @@ pub(super) enum Op {
     Suspend,
     Resume,
     Adopt,
+    Rollback,
+    Leave,
     Accept,
     Retry,
 }
@@ -136,6 +140,18 @@ pub(super) const ROUTES: &[Route] = &[
         "/v1/hosts/{name}/describe",
         "One host with all that explains it",
         of::<Described>,
+    ),
+    get(
+        Op::History,
+        "/v1/hosts/{name}/history",
+        "What was tried on a host, newest first",
+        of::<List<Object<Attempt>>>,
+    ),
+    get(
+        Op::Left,
+        "/v1/left/{name}",
+        "A host that trueup leaves, or has left: `doneAt` is set when it has",
+        of::<Object<LeftStatus>>,
     ),
     get(
         Op::Plan,
@@ -248,6 +264,20 @@ pub(super) const ROUTES: &[Route] = &[
         of::<Adopted>,
     ),
     post(
+        Op::Rollback,
+        "/v1/rollback",
+        "Take a host back; what it ran is not deployed again until the trunk changes it",
+        of::<Rollback>,
+        of::<RolledBack>,
+    ),
+    post(
+        Op::Leave,
+        "/v1/leave",
+        "Leave a host for good: nothing of trueup stays on it, and what runs stays as it is",
+        of::<Leave>,
+        of::<Leaving>,
+    ),
+    post(
         Op::Accept,
         "/v1/source/accept",
         "Accept a commit although it does not follow the last accepted one",
@@ -320,6 +350,10 @@ pub(super) async fn handle<D: Db>(
         Op::Reconcile => json(&write::reconcile(state, actor, parse(body)?).await?),
         Op::Suspend => json(&write::suspend(state, actor, parse(body)?).await?),
         Op::Resume => json(&write::resume(state, actor, parse(body)?).await?),
+        Op::History => json(&byhand::history(state, &host(varies)?).await?),
+        Op::Left => json(&byhand::left(state, &host(varies)?).await?),
+        Op::Rollback => json(&byhand::rollback(state, actor, parse(body)?).await?),
+        Op::Leave => json(&byhand::leave(state, actor, parse(body)?).await?),
         Op::Adopt => json(&write::adopt(state, actor, parse(body)?).await?),
         Op::Accept => json(&write::accept(state, actor, parse(body)?).await?),
         Op::Retry => json(&write::retry(state, actor, parse(body)?).await?),

@@ -16,16 +16,23 @@ use super::request::{
     Accept, Accepted, Adopt, Adopted, NudgeId, Nudged, Reconcile, Resume, Resumed, Retried, Retry,
     Suspend, Suspended,
 };
-use super::{ApiError, Class, NAMES_MAX, State, read};
+use super::{ApiError, Class, NAMES_MAX, State, byhand, read};
 
 /// A reason is a sentence.
 const REASON_MAX: usize = 500;
-/// Hosts of one transaction: each takes two operations, and the db allows a hundred.
-const HOSTS_A_TXN: usize = 40;
+/// Hosts of one transaction: each takes at most two operations, a guard and two events, and the db allows a hundred of the
+/// first two together.
+const HOSTS_A_TXN: usize = 25;
 /// Failures that are forgotten in one commit: each has an event, and an event its messages to alerts.
 const RETRIES_A_TXN: usize = 10;
 
-fn event(actor: &Actor, at: Timestamp, reason: Reason, subject: Subject, message: String) -> Event {
+pub(super) fn event(
+    actor: &Actor,
+    at: Timestamp,
+    reason: Reason,
+    subject: Subject,
+    message: String,
+) -> Event {
     Event {
         id: String::new(),
         at,
@@ -41,7 +48,7 @@ fn event(actor: &Actor, at: Timestamp, reason: Reason, subject: Subject, message
     }
 }
 
-fn bounded(reason: &str) -> Result<(), ApiError> {
+pub(super) fn bounded(reason: &str) -> Result<(), ApiError> {
     if reason.chars().count() > REASON_MAX {
         return Err(ApiError::new(
             Class::Usage,
@@ -52,7 +59,7 @@ fn bounded(reason: &str) -> Result<(), ApiError> {
 }
 
 /// Unique by time and a counter; the guard `Absent` makes sure.
-fn nudge_id(at: Timestamp) -> String {
+pub(super) fn nudge_id(at: Timestamp) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!(
         "{}-{}",
@@ -62,7 +69,7 @@ fn nudge_id(at: Timestamp) -> String {
 }
 
 /// A suspended host is not reconciled: say who suspended it, and why.
-fn refuse_suspended(
+pub(super) fn refuse_suspended(
     record: &HostRecord,
     by_command: Option<&Suspension>,
     now: Timestamp,
@@ -130,6 +137,12 @@ pub(super) async fn reconcile<D: Db>(
             let at = key("nudges", &nudge.id)?;
             txn.when.push(Guard::Absent(at.clone()));
             txn.then.push(Op::Put(at, encode(&nudge)?));
+            if let Some(name) = host.as_ref().filter(|_| asked.retry)
+                && let Some((op, told)) = byhand::lift(state, actor, name, now).await?
+            {
+                txn.then.push(op);
+                txn.events.push(told);
+            }
             let subject = match host {
                 Some(name) => Subject::Host(name.clone()),
                 None => Subject::Controller("source".to_owned()),
@@ -270,9 +283,12 @@ pub(super) async fn adopt<D: Db>(
     let (mut adopted, mut already) = (Vec::new(), Vec::new());
     for host in hosts {
         read::record(state, &host).await?;
-        if read::one::<D, Adoption>(state, "adoptions", host.as_str())
-            .await?
-            .is_some()
+        let left = key("left", host.as_str())?;
+        let was_left = state.db.get(&left).await?.is_some();
+        if !was_left
+            && read::one::<D, Adoption>(state, "adoptions", host.as_str())
+                .await?
+                .is_some()
         {
             already.push(host);
             continue;
@@ -286,8 +302,12 @@ pub(super) async fn adopt<D: Db>(
         let at = key("adoptions", host.as_str())?;
         let txn = Txn {
             fence: state.fence,
-            when: vec![Guard::Absent(at.clone())],
-            then: vec![Op::Put(at, encode(&adoption)?)],
+            when: match was_left {
+                true => Vec::new(),
+                false => vec![Guard::Absent(at.clone())],
+            },
+            // Adopted, it is no longer left.
+            then: vec![Op::Put(at, encode(&adoption)?), Op::Delete(left)],
             events: vec![event(
                 actor,
                 now,

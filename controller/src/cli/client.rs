@@ -15,12 +15,12 @@ use trueup_schema::status::Event;
 
 use super::{CliError, Exit};
 use crate::api::document::{
-    BuildStatus, BuilderStatus, Changes, Described, Host, List, NudgeStatus, Object, PlannedHost,
-    RevisionStatus, SourceStatus, Version,
+    Attempt, BuildStatus, BuilderStatus, Changes, Described, Host, LeftStatus, List, NudgeStatus,
+    Object, PlannedHost, RevisionStatus, SourceStatus, Version,
 };
 use crate::api::request::{
-    Accept, Accepted, Adopt, Adopted, Nudged, Reconcile, Resume, Resumed, Retried, Retry, Suspend,
-    Suspended,
+    Accept, Accepted, Adopt, Adopted, Leave, Leaving, Nudged, Reconcile, Resume, Resumed, Retried,
+    Retry, Rollback, RolledBack, Suspend, Suspended,
 };
 use crate::api::{ErrorBody, LOG_MAX, WATCH_SECS};
 use crate::settings::DEFAULT_SOCKET;
@@ -129,6 +129,18 @@ impl Client {
     }
     pub fn adopt(&self, asked: &Adopt) -> Result<Adopted, CliError> {
         self.post("/v1/adopt", asked)
+    }
+    pub fn history(&self, name: &HostName) -> Result<List<Object<Attempt>>, CliError> {
+        self.get(&format!("/v1/hosts/{name}/history"))
+    }
+    pub fn rollback(&self, asked: &Rollback) -> Result<RolledBack, CliError> {
+        self.post("/v1/rollback", asked)
+    }
+    pub fn leave(&self, asked: &Leave) -> Result<Leaving, CliError> {
+        self.post("/v1/leave", asked)
+    }
+    pub fn left(&self, name: &HostName) -> Result<Object<LeftStatus>, CliError> {
+        self.get(&format!("/v1/left/{name}"))
     }
     pub fn accept(&self, asked: &Accept) -> Result<Accepted, CliError> {
         self.post("/v1/source/accept", asked)

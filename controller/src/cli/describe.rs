@@ -159,6 +159,29 @@ impl Page<'_> {
             let text = format!("by {} at {since}, {until}: {}", s.by.name, s.reason);
             self.put("suspended", text);
         }
+        if let Some(r) = self.all.rollback.as_ref().filter(|r| r.over.is_none()) {
+            let at = clock(r.at, self.now);
+            let why = match r.reason.is_empty() {
+                true => String::new(),
+                false => format!(": {}", r.reason),
+            };
+            let to = closure_of(Some(&r.to), self.host.as_str());
+            self.put(
+                "rolled back",
+                format_args!("to {to} by {} at {at}{why}", r.by.name),
+            );
+        }
+        if let Some(l) = &self.all.left {
+            let at = clock(l.done_at.unwrap_or(l.at), self.now);
+            let how = match &l.done_at {
+                Some(_) => "left",
+                None => "being left",
+            };
+            self.put(how, format_args!("by {} at {at}", l.by.name));
+            for line in &l.told {
+                self.put("", line);
+            }
+        }
         if let Some(h) = &self.all.hold {
             let until = clock(h.until, self.now);
             self.put(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use trueup_schema::Timestamp;
-use trueup_schema::status::{Condition, ConditionType, Truth};
+use trueup_schema::status::{Condition, ConditionType, Phase, Truth};
 
 use super::client::{Client, Watch};
 use super::output::{Columns, Format, age, brief, closure_of, short_path, short_revision};
@@ -326,6 +326,10 @@ fn host_row(h: &Host, wide: bool, now: Timestamp) -> Vec<String> {
             format!("{} {detail}", status.phase)
         }
         _ => status.phase.to_string(),
+    };
+    let phase = match is(h, ConditionType::Held) && status.phase != Phase::Held {
+        true => format!("{phase} (held)"),
+        false => phase,
     };
     let truth = |t: Truth| match t {
         Truth::True => "True",

@@ -12,8 +12,6 @@ pub(super) enum Later {
     #[command(hide = true)]
     Why(Rest),
     #[command(hide = true)]
-    Rollback(Rest),
-    #[command(hide = true)]
     Rollout(Rest),
 }
 
@@ -28,7 +26,6 @@ pub(super) fn answer(verb: &Later) -> CliError {
     let (word, instead) = match verb {
         Later::Init(_) => ("init", "write fleet/fleet.yaml by hand: docs/guide.md"),
         Later::Why(_) => ("why", "trueup describe host/NAME"),
-        Later::Rollback(_) => ("rollback", "git revert on the trunk"),
         Later::Rollout(_) => ("rollout", "the limits in `spec.rollout` of the Fleet"),
     };
     CliError::not_yet(&format!("`trueup {word}`")).next(instead)

@@ -13,12 +13,15 @@ mod doctor;
 mod error;
 mod events;
 mod get;
+mod history;
 mod later;
+mod leave;
 mod logs;
 mod man;
 mod output;
 mod plan;
 mod reconcile;
+mod rollback;
 mod run;
 mod schema;
 mod screen;
@@ -65,7 +68,10 @@ enum Verb {
     Reconcile(reconcile::Args),
     Suspend(suspend::Args),
     Resume(suspend::ResumeArgs),
+    Rollback(rollback::Args),
+    History(history::Args),
     Adopt(adopt::Args),
+    Leave(leave::Args),
     Build(build::Args),
     Events(events::Args),
     Validate(validate::Args),
@@ -155,7 +161,10 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::Reconcile(args) => reconcile::run(args, ctx),
         Verb::Suspend(args) => suspend::run(args, ctx),
         Verb::Resume(args) => suspend::resume(args, ctx),
+        Verb::Rollback(args) => rollback::run(args, ctx),
+        Verb::History(args) => history::run(args, ctx),
         Verb::Adopt(args) => adopt::run(args, ctx),
+        Verb::Leave(args) => leave::run(args, ctx),
         Verb::Build(args) => build::run(args, ctx),
         Verb::Events(args) => events::run(args, ctx),
         Verb::Validate(args) => validate::run(args, ctx),

@@ -15,7 +15,7 @@ use crate::api::document::Host;
 use crate::api::request::Reconcile;
 
 /// Between two looks. The controller is on this machine, and one look is one list.
-const LOOK: Duration = Duration::from_millis(300);
+pub(super) const LOOK: Duration = Duration::from_millis(300);
 
 /// Reconcile now, all hosts or some
 #[derive(Debug, clap::Args)]
@@ -131,18 +131,28 @@ enum Verdict {
     Open,
 }
 
-/// `Ready=True` for the newest revision is good, `Stalled` is bad; unreachable and suspended hosts and those that are not
-/// adopted are bad too, since no amount of waiting decides them.
+/// `Ready=True` for the newest revision is good, `Stalled` is bad; unreachable and suspended hosts are bad too, and those
+/// that a person's word keeps where they are, since no amount of waiting decides them.
 fn verdict(host: &Host) -> Verdict {
     let status = &host.status;
-    let adoption = |h| {
-        condition(h, ConditionType::Ready).is_some_and(|c| c.reason == Reason::AdoptionRequired)
+    let waits_for_a_person = |h| {
+        let reason = condition(h, ConditionType::Ready).map(|c| c.reason);
+        matches!(
+            reason,
+            Some(
+                Reason::AdoptionRequired
+                    | Reason::RolledBackByHand
+                    | Reason::Held
+                    | Reason::ObservedOnly
+                    | Reason::Left
+            )
+        )
     };
     if is(host, ConditionType::Ready) && status.desired_revision == status.applied_revision {
         Verdict::Good
     } else if is(host, ConditionType::Stalled)
         || matches!(status.phase, Phase::Unreachable | Phase::Suspended)
-        || adoption(host)
+        || waits_for_a_person(host)
     {
         Verdict::Bad
     } else {

@@ -1,11 +1,13 @@
 //! The documents between controller and agent. Bytes are signed, not structures; unknown fields are ignored, and
 //! whoever reads one must understand all that it `requires`.
 
+mod farewell;
 mod intent;
 mod report;
 mod secrets;
 mod signed;
 
+pub use farewell::Farewell;
 pub use intent::{
     Check, Confirm, ConfirmBy, FailedUnits, FailedUnitsPolicy, Goal, INTENT_PAYLOAD_TYPE, Intent,
     Mode, OnTimeout, Order, Probe, SYSTEM_V1, SystemGoal, system_digest,

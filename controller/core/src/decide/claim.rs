@@ -1,6 +1,6 @@
 //! While a claim is held: what the host says of its attempt decides, and an attempt that may run is never abandoned.
 
-use trueup_schema::kind::Confirm;
+use trueup_schema::kind::{Confirm, Delivery};
 use trueup_schema::status::{Phase, Reason};
 use trueup_schema::wire::AttemptState;
 
@@ -97,7 +97,11 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
     // A claim that was not begun gives way to a newer goal and to a suspension, but only when the host itself says
     // that it was not, and was asked: an offer whose answer was lost may have begun, and a late report not know of it.
     let known = m.answered_at.is_some_and(|s| s >= claim.granted_at);
-    let unwanted = other || suspended(t.view, t.now).is_some();
+    let unwanted = other
+        || suspended(t.view, t.now).is_some()
+        || t.view.released
+        || t.view.left.is_some()
+        || t.view.manifest.delivery == Delivery::Observe;
     if gone || (unwanted && !begun && known) {
         return Some(Decision {
             step: Step::Release,

@@ -7,7 +7,7 @@ use trueup_schema::status::{Outcome, Phase, Reason};
 use trueup_schema::wire::Report;
 use trueup_schema::{Digest, Timestamp};
 
-use super::talk::Talk;
+use super::talk::{Talk, held};
 use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Step};
 use crate::conditions::{State, Verdict};
 use crate::host::{ClosureStage, Wanted, Work};
@@ -120,10 +120,11 @@ pub(super) fn deliver(
     }
     match view.closure {
         Work::None => {
-            let verdict = t.working(
-                Phase::Building,
-                format!("building {}", wanted.closure.short()),
-            );
+            let (phase, word) = match view.rollback {
+                Some(_) => (Phase::Copying, "looking for"),
+                None => (Phase::Building, "building"),
+            };
+            let verdict = t.working(phase, format!("{word} {}", wanted.closure.short()));
             return Decision {
                 step: Step::WantClosure,
                 verdict,
@@ -131,6 +132,7 @@ pub(super) fn deliver(
         }
         Work::Running(detail) => {
             let (phase, word) = match view.closure_stage {
+                _ if view.rollback.is_some() => (Phase::Copying, "looking for"),
                 ClosureStage::Building => (Phase::Building, "building"),
                 ClosureStage::Publishing => (Phase::Publishing, "signing"),
             };
@@ -141,12 +143,9 @@ pub(super) fn deliver(
         Work::Failed(p) => return t.look_or_wait_until(t.problem(Phase::Building, p), p.retry_at),
         Work::Done(()) => {}
     }
-    if let Some(hold) = report.hold.as_ref().filter(|h| h.until > t.now) {
-        let message = format!(
-            "held on the host by {}: {}, until {}",
-            hold.by, hold.reason, hold.until
-        );
-        let verdict = t.say(Phase::Held, State::Resting, Reason::Held, message);
+    if let Some(hold) = t.hold() {
+        let mut verdict = t.say(Phase::Held, State::Resting, Reason::Held, held(hold));
+        verdict.detail = Some(format!("by {}", hold.by));
         return t.look_or_wait_until(verdict, Some(hold.until));
     }
     if !view.waits_for.is_empty() {
@@ -201,10 +200,15 @@ pub(super) fn deliver(
         );
         return t.look_or_wait(verdict);
     }
-    let verdict = t.working(
-        Phase::Activating,
-        format!("delivering {}", wanted.closure.short()),
-    );
+    let text = match view.rollback {
+        Some(b) => format!(
+            "going back to {}, for {}",
+            wanted.closure.short(),
+            b.rollback.by.name
+        ),
+        None => format!("delivering {}", wanted.closure.short()),
+    };
+    let verdict = t.working(Phase::Activating, text);
     Decision {
         step: Step::Ask {
             correction: drifted.is_some(),

@@ -4,21 +4,25 @@
 mod claim;
 mod deliver;
 mod ours;
+mod rests;
 mod runs;
 mod talk;
 
 use std::time::Duration;
 
+use trueup_schema::kind::Delivery;
 use trueup_schema::status::{Phase, Reason};
 use trueup_schema::wire::Order;
 use trueup_schema::{StorePath, Timestamp};
 
 use crate::conditions::{State, Verdict};
 use crate::host::{HostView, Work};
+use crate::rollback::effective;
 use claim::with_claim;
 use deliver::{deliver, drift, secrets};
 use ours::ours;
-pub use runs::{Runs, has_secrets, parts, runs, system};
+use rests::{left, observed, rolled_back};
+pub use runs::{Runs, has_secrets, parts, runs, runs_there, system};
 pub use talk::suspended;
 use talk::{Talk, unreachable};
 
@@ -90,10 +94,14 @@ impl Decision {
 /// See the module.
 #[must_use]
 pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
+    let view = &effective(view);
     let t = Talk { view, now, seed };
     let m = view.memory;
     // An attempt that may run there comes first: it is never abandoned, not even by a suspension.
     if let Some(d) = with_claim(&t) {
+        return d;
+    }
+    if let Some(d) = left(&t) {
         return d;
     }
     if *view.evaluation == Work::None {
@@ -118,13 +126,15 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
         };
     }
     if let Some(why) = suspended(view, now) {
-        let ready = matches!((view.evaluation, &m.report), (Work::Done(w), Some(r))
-            if runs(r, w, view.manifest.specialisation.as_deref()) == Runs::Goal);
+        let ready = view.rollback.is_none()
+            && matches!((view.evaluation, &m.report), (Work::Done(w), Some(r))
+                if runs_there(view, r, w) == Runs::Goal);
         let state = if ready { State::Ready } else { State::Resting };
         let verdict = t.say(Phase::Suspended, state, Reason::Suspended, why);
         return t.look_or_wait_until(verdict, view.suspension.and_then(|s| s.until));
     }
-    if let Some(d) = ours(&t) {
+    let observed_only = view.manifest.delivery == Delivery::Observe;
+    if !observed_only && let Some(d) = ours(&t) {
         return d;
     }
     let wanted = match view.evaluation {
@@ -162,7 +172,10 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
             verdict,
         };
     }
-    let now_runs = runs(report, wanted, view.manifest.specialisation.as_deref());
+    let now_runs = runs_there(view, report, wanted);
+    if observed_only {
+        return observed(&t, wanted, now_runs);
+    }
     if now_runs != Runs::Other
         && let Some(mine) = view.secrets
     {
@@ -173,6 +186,7 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
         }
     }
     match now_runs {
+        Runs::Goal if view.rollback.is_some() => rolled_back(&t),
         Runs::Goal => {
             let message = format!(
                 "runs {} of {}",

@@ -1,5 +1,6 @@
 //! What a host runs, against what it is to run: delivered, not yet delivered, or changed by somebody. Judges only.
 
+use trueup_schema::kind::Delivery;
 use trueup_schema::wire::{ComponentReport, Report};
 use trueup_schema::{Digest, StorePath};
 
@@ -57,6 +58,28 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
     Runs::Goal
 }
 
+/// The same, by the host's policy: of one that is observed only, whoever brought it to its goal.
+#[must_use]
+pub fn runs_there(view: &HostView<'_>, report: &Report, wanted: &Wanted) -> Runs {
+    let specialisation = view.manifest.specialisation.as_deref();
+    if view.manifest.delivery != Delivery::Observe {
+        return runs(report, wanted, specialisation);
+    }
+    let at = &report.running;
+    let profile = at.profile.as_ref() == Some(&wanted.closure);
+    let below = profile && specialisation.is_none_or(|s| at.specialisation.as_deref() == Some(s));
+    let plain = at.running.as_ref() == Some(&wanted.closure) && specialisation.is_none();
+    if plain || (below && at.specialisation.is_some()) {
+        return Runs::Goal;
+    }
+    let there = at.running.as_ref();
+    Runs::Drifted(format!(
+        "runs {}, the trunk says {}",
+        there.map_or("nothing".to_owned(), StorePath::short),
+        wanted.closure.short()
+    ))
+}
+
 /// Whether a host has its secrets. Without any there is nothing to deliver, and nothing to ask an older agent for.
 #[must_use]
 pub fn has_secrets(report: &Report, wanted: Option<&WantedSecrets>) -> Runs {
@@ -97,7 +120,7 @@ pub fn parts(view: &HostView<'_>, report: &Report, wanted: &Wanted) -> (bool, Op
         Runs::Goal => None,
         Runs::Drifted(_) | Runs::Other => view.secrets.map(|s| s.digest.clone()),
     };
-    let system = match runs(report, wanted, view.manifest.specialisation.as_deref()) {
+    let system = match runs_there(view, report, wanted) {
         Runs::Goal => false,
         Runs::Drifted(_) => secrets.is_none(),
         Runs::Other => true,

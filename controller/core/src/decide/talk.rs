@@ -1,6 +1,7 @@
 //! How a decision is put into words, and when the host is looked at next. Decides nothing about what is delivered.
 
 use trueup_schema::status::{Phase, Reason, Truth};
+use trueup_schema::wire::Hold;
 use trueup_schema::{ErrorClass, Timestamp};
 
 use super::{Decision, MISSES, Step};
@@ -28,7 +29,20 @@ pub(super) struct Talk<'a, 'v> {
     pub seed: u64,
 }
 
+/// Who holds a host there, why and until when.
+pub(super) fn held(hold: &Hold) -> String {
+    format!(
+        "held on the host by {}: {}, until {}; sooner: `trueup-agent release` there",
+        hold.by, hold.reason, hold.until
+    )
+}
+
 impl Talk<'_, '_> {
+    /// The hold that a person laid on the host, there, while it lasts.
+    pub fn hold(&self) -> Option<&Hold> {
+        let report = self.view.memory.report.as_ref()?;
+        report.hold.as_ref().filter(|h| h.until > self.now)
+    }
     pub fn say(
         &self,
         phase: Phase,
@@ -57,6 +71,7 @@ impl Talk<'_, '_> {
                 .filter(|d| !d.is_empty())
                 .map(|d| format!("only a reboot brings {}", d.join(", "))),
             suspended: suspended(self.view, self.now),
+            held: self.hold().map(held),
         }
     }
     pub fn working(&self, phase: Phase, message: impl Into<String>) -> Verdict {

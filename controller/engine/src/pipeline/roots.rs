@@ -9,6 +9,7 @@ use std::time::Duration;
 use trueup_core::host::Work;
 use trueup_schema::StorePath;
 
+use crate::release;
 use crate::state::{Shared, State};
 
 /// Until each host was tried once, since a db that was lost does not know what runs.
@@ -22,6 +23,7 @@ pub(crate) async fn run(sh: Rc<Shared>) {
     loop {
         let wait = if before.is_some() { EVERY } else { FIRST };
         sh.ports.rt.sleep_until(sh.ports.rt.mono() + wait).await;
+        release::forget_old(&sh).await;
         let Some(keep) = kept(&sh.state.borrow()) else {
             continue;
         };
@@ -41,16 +43,16 @@ fn kept(state: &State) -> Option<BTreeSet<StorePath>> {
     for cell in state.hosts.values() {
         let m = &cell.record.memory;
         m.tried_at?;
-        keep.extend(m.ran_before.clone());
-        if let Some(r) = m.report.as_ref().map(|r| &r.running) {
-            let four = [&r.running, &r.profile, &r.booted, &r.boot_default];
-            keep.extend(four.into_iter().flatten().cloned());
-        }
+        keep.extend(release::needed(m));
         keep.extend(cell.evaluated.as_ref().map(|(_, e)| e.out.clone()));
         if let Work::Done(w) = &cell.evaluation {
             keep.insert(w.closure.clone());
         }
     }
+    for gone in state.released.values() {
+        keep.extend(release::needed(&gone.record.memory));
+    }
+    keep.extend(state.rollbacks.values().map(|b| b.rollback.to.clone()));
     keep.extend(state.claims.values().map(|c| c.closure.clone()));
     let busy = state
         .closures

@@ -7,14 +7,12 @@ use trueup_core::backoff;
 use trueup_core::conditions::find;
 use trueup_core::host::{Problem, Work};
 use trueup_schema::status::{ConditionType, Reason, Severity, Subject, Truth};
-use trueup_schema::{ErrorClass, HostName, Revision};
+use trueup_schema::{ErrorClass, Revision};
 
 use crate::ports::{DbError, Head, Op, Opened, SourceError};
 use crate::record::{FleetRecord, RevisionRecord};
+use crate::release;
 use crate::state::{HostCell, Shared, delete, note, put};
-
-/// Operations of one transaction that hosts may take; the rest is for the revision itself.
-const BATCH: usize = crate::ports::MAX_OPS - 10;
 
 /// Runs for ever.
 pub(crate) async fn run(sh: Rc<Shared>) {
@@ -342,7 +340,8 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
         .map(|o| o.tree.revision.clone());
     take_over(sh, opened);
     sh.mark_trunk("accepted", &head.revision);
-    release_gone(sh).await;
+    release::let_go(sh).await;
+    release::forget_returned(sh).await;
     if let Some(old) = old.filter(|o| *o != head.revision) {
         sh.ports.source.forget(&old).await;
     }
@@ -353,7 +352,8 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
 fn take_over(sh: &Rc<Shared>, opened: Opened) {
     let opened = Rc::new(opened);
     let revision = opened.tree.revision.clone();
-    let mut state = sh.state.borrow_mut();
+    let mut guard = sh.state.borrow_mut();
+    let state = &mut *guard;
     if state.evaluating.is_some() {
         state.cut_off = true;
         sh.eval_cut.notify_one();
@@ -365,10 +365,11 @@ fn take_over(sh: &Rc<Shared>, opened: Opened) {
         same.then(|| before.tree.revision.clone())
     });
     for (name, manifest) in &opened.fleet.hosts {
+        let known = state.released.get(name);
         let cell = state
             .hosts
             .entry(name.clone())
-            .or_insert_with(|| HostCell::new(manifest.clone(), revision.clone()));
+            .or_insert_with(|| release::cell(known, manifest, &revision));
         let same_target = cell.record.manifest.target == manifest.target;
         cell.record.manifest = manifest.clone();
         cell.record.revision = revision.clone();
@@ -397,47 +398,8 @@ fn take_over(sh: &Rc<Shared>, opened: Opened) {
     sh.ports.builder.use_machines(machines);
     state.opened = Some(opened);
     state.denied.clear();
-    drop(state);
+    drop(guard);
     sh.eval_kick.notify_one();
     sh.alert_kick.notify_one();
     sh.wake_all();
-}
-
-/// Hosts that the revision no longer has are let go: nothing is done to them.
-async fn release_gone(sh: &Rc<Shared>) {
-    let gone: Vec<HostName> = {
-        let state = sh.state.borrow();
-        let Some(fleet) = &state.fleet else { return };
-        state
-            .hosts
-            .keys()
-            .filter(|h| !fleet.hosts.contains_key(*h))
-            .cloned()
-            .collect()
-    };
-    // Each host takes its three operations, and one for each alert that tells of it.
-    let each = 3 + sh.state.borrow().alerts.len();
-    for batch in gone.chunks((BATCH / each).max(1)) {
-        let (mut ops, mut events) = (Vec::new(), Vec::new());
-        for name in batch {
-            for kind in ["hosts", "claims", "evaluations"] {
-                ops.extend(delete(kind, name.as_str()));
-            }
-            let told = note(
-                Severity::Info,
-                Reason::HostReleased,
-                "no longer in the fleet; nothing is done to it",
-            );
-            events.push(sh.event(Subject::Host(name.clone()), &told, None));
-        }
-        if sh.commit(ops, events).await.is_ok() {
-            let mut state = sh.state.borrow_mut();
-            for name in batch {
-                state.hosts.remove(name);
-                state.claims.remove(name);
-                state.queue.remove(name);
-                state.inbox.remove(name);
-            }
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::stream::LocalBoxStream;
-use trueup_schema::wire::{Intent, OfferReply, Order, Report, Signed};
+use trueup_schema::wire::{Farewell, Intent, OfferReply, Order, Report, Signed};
 use trueup_schema::{Address, ErrorClass, HostName, StorePath, System};
 
 /// How to reach one host: from the manifest of the revision that is meant.
@@ -101,6 +101,8 @@ pub trait Hosts {
         nonce: &str,
         within_secs: u64,
     ) -> Result<Report, TransportError>;
+    /// Has the agent take away what is trueup's on the host; what runs stays as it is. Safe to repeat.
+    async fn leave(&self, target: &Target) -> Result<Farewell, TransportError>;
     /// Asks for a report.
     async fn observe(&self, target: &Target) -> Result<Report, TransportError>;
     /// All reports that came by themselves. Taken once.

@@ -1,5 +1,6 @@
 //! One host at a time: look at what is known, decide, do one step, record. Never evaluates or builds: it puts wants.
 
+mod back;
 mod show;
 mod steps;
 
@@ -7,9 +8,11 @@ use std::rc::Rc;
 
 use trueup_core::absorb;
 use trueup_core::decide::{Decision, Step, decide};
+use trueup_core::history::Word;
 use trueup_core::host::{ClosureStage, HostView, Nudge, WantedSecrets, Work};
 use trueup_schema::{HostName, Timestamp};
 
+use crate::release;
 use crate::state::{Shared, State};
 
 /// Shown while a closure is there and the host was not heard yet.
@@ -21,7 +24,12 @@ const MAX_STEPS: u32 = 32;
 pub(crate) async fn visit(sh: &Rc<Shared>, host: &HostName) -> Option<Timestamp> {
     take_nudges(sh, host);
     for _ in 0..MAX_STEPS {
+        if release::is_due(&sh.state.borrow(), host) {
+            release::let_go(sh).await;
+            return None;
+        }
         take_inbox(sh, host);
+        back::settle(sh, host).await;
         let decision = look(sh, host)?;
         show::show(sh, host, &decision);
         tracing::debug!(%host, step = ?decision.step, phase = %decision.verdict.phase, "decided");
@@ -89,6 +97,10 @@ fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
         m.not_before = None;
         m.refused = None;
         m.correct = true;
+        m.asked = Some(Word {
+            by: nudge.by.clone(),
+            reason: nudge.reason.clone(),
+        });
         if nudge.retry {
             m.retry = true;
             m.tries.clear();
@@ -179,6 +191,10 @@ fn with_view<T>(
         suspension: state.suspensions.get(host),
         adoption: state.adoptions.get(host),
         nudge: open_nudge(state, host),
+        rollback: state.rollbacks.get(host),
+        // Of an older word, from before the trunk had this host (again).
+        left: state.left.get(host).filter(|l| l.managed),
+        released: !fleet.hosts.contains_key(host),
         waits_for: &waits_for,
         report_interval: settings.report_interval,
     };
@@ -216,3 +232,4 @@ fn expire(state: &mut State, host: &HostName, now: Timestamp) {
 }
 
 pub(crate) use absorb::is_stale;
+pub(crate) use steps::target_of;

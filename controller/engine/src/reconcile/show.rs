@@ -36,10 +36,13 @@ pub(super) fn show(sh: &Rc<Shared>, host: &HostName, decision: &Decision) {
         cell.record.status.conditions = after;
         fill(cell, decision);
         let is_ready = trueup_core::conditions::is_ready(&cell.record.status.conditions);
-        if decision.is_settled() {
+        let rests = decision.verdict.reason == Reason::RolledBackByHand
+            && matches!(decision.step, Step::Wait { .. });
+        if decision.is_settled() || rests {
             // A person's word holds until it was followed, or until it is clear that it can't be.
             cell.record.memory.retry = false;
             cell.record.memory.correct = false;
+            cell.record.memory.asked = None;
         }
         let mut same = before;
         same.next_at = cell.record.status.next_at;
@@ -131,6 +134,10 @@ fn transitions(
             | Reason::Superseded
             | Reason::Drifted
             | Reason::EvaluationFailed
+            | Reason::Held
+            | Reason::HostReleased
+            | Reason::Left
+            | Reason::RollbackRefused
     );
     if before.is_empty() {
         cell.notes
@@ -163,10 +170,24 @@ fn transitions(
         }
         _ => {}
     }
+    match (find(before, C::Held).is_some(), find(after, C::Held)) {
+        (false, Some(c)) => {
+            cell.notes
+                .push(note(Severity::Warning, Reason::Held, c.message.clone()))
+        }
+        (true, None) => cell.notes.push(note(
+            Severity::Info,
+            Reason::HoldEnded,
+            "takes intents again",
+        )),
+        _ => {}
+    }
     let told = told || (now.reason == Reason::Suspended);
     if changed && !told {
+        let rests = matches!(now.reason, Reason::RolledBackByHand | Reason::ObservedOnly);
         let severity = match now.status {
             Truth::True | Truth::Unknown => Severity::Info,
+            Truth::False if rests => Severity::Info,
             Truth::False => Severity::Error,
         };
         cell.notes

@@ -8,13 +8,14 @@ use futures::StreamExt as _;
 use futures::future::select;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use trueup_core::host::{Problem, Work};
+use trueup_core::rollback::Back;
 use trueup_schema::status::{Reason, Severity, Subject};
 use trueup_schema::{ErrorClass, HostName};
 
 use crate::ports::{DbError, Mono};
 use crate::record::ControllerRecord;
 use crate::state::{Closure, HostCell, Ports, Shared, State, note, put};
-use crate::{Settings, Wake, alert, load, pipeline, reconcile};
+use crate::{Settings, Wake, alert, leave, load, pipeline, reconcile};
 
 /// Copies to caches at once: no host waits for one, so few are enough.
 const MAX_PUSHES: usize = 4;
@@ -54,6 +55,7 @@ impl Engine {
             eval_kick: Notify::new(),
             eval_cut: Notify::new(),
             alert_kick: Notify::new(),
+            leave_kick: Notify::new(),
             events: Cell::new(0),
         });
         started(&sh).await.map_err(EngineError::Lead)?;
@@ -64,6 +66,7 @@ impl Engine {
         rt.spawn("evaluate", Box::pin(pipeline::evaluate::run(sh.clone())));
         rt.spawn("roots", Box::pin(pipeline::roots::run(sh.clone())));
         rt.spawn("alerts", Box::pin(alert::run(sh.clone())));
+        rt.spawn("leave", Box::pin(leave::run(sh.clone())));
         rt.spawn("reports", Box::pin(reports(sh.clone())));
         rt.spawn("wakes", Box::pin(inputs(sh.clone(), wakes)));
         drive(&sh).await
@@ -76,6 +79,7 @@ async fn load(ports: &Ports) -> Result<State, DbError> {
         claims: stored.claims,
         source: stored.source,
         outbox: stored.outbox,
+        released: stored.released,
         alerts: stored.fleet.map(|f| f.alerts).unwrap_or_default(),
         ..State::default()
     };
@@ -114,6 +118,16 @@ fn take_inputs(state: &mut State, inputs: load::Inputs) {
     state.nudges = inputs.nudges;
     state.suspensions = inputs.suspensions;
     state.adoptions = inputs.adoptions;
+    state.left = inputs.left;
+    let mut known = std::mem::take(&mut state.rollbacks);
+    for (host, rollback) in inputs.rollbacks {
+        // What was found out about its closure stays.
+        let same = known.remove(&host);
+        let back = same.filter(|b| b.rollback.id == rollback.id);
+        if let Some(back) = back.or_else(|| Back::new(rollback)) {
+            state.rollbacks.insert(host, back);
+        }
+    }
     state.accept = inputs.accept;
 }
 
@@ -176,6 +190,7 @@ async fn inputs(sh: Rc<Shared>, mut wakes: mpsc::Receiver<Wake>) {
             Wake::All => sh.wake_all(),
         }
         sh.source_kick.notify_one();
+        sh.leave_kick.notify_one();
     }
 }
 

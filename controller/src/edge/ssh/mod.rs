@@ -21,7 +21,9 @@ use futures::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use trueup_engine::ports::{Hosts, ReportStream, Target, TransportError, TransportFault};
-use trueup_schema::wire::{AttemptState, MAX_DOCUMENT, OfferReply, Order, Report, Signed};
+use trueup_schema::wire::{
+    AttemptState, Farewell, MAX_DOCUMENT, OfferReply, Order, Report, Signed,
+};
 use trueup_schema::{HostName, StorePath, System};
 
 use super::exec::{self, ExecSpec, Exit, Limits, Line};
@@ -31,6 +33,8 @@ pub use probe::Probe;
 
 /// An ordinary question to the agent. A login may take 25 s on a host whose logind is busy, and then succeed.
 const ASK_WALL: Duration = Duration::from_secs(60);
+/// Folders of attempts and links: little, but on a disk that may be slow.
+const LEAVE_WALL: Duration = Duration::from_secs(120);
 /// A closure over a slow line.
 const COPY_WALL: Duration = Duration::from_secs(3600);
 /// An activation is followed no longer than this; then reports are asked for at intervals.
@@ -378,6 +382,13 @@ impl Hosts for SshHosts {
                 () = &mut pause => {}
             }
         }
+    }
+
+    async fn leave(&self, target: &Target) -> Result<Farewell, TransportError> {
+        let target = self.inner.way(target).await;
+        self.inner
+            .ask(&target, Freshness::Reuse, &["leave"], LEAVE_WALL)
+            .await
     }
 
     async fn observe(&self, target: &Target) -> Result<Report, TransportError> {

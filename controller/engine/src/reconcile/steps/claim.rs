@@ -5,11 +5,14 @@ use std::rc::Rc;
 use trueup_core::absorb;
 use trueup_core::admit::{Held, admit, groups};
 use trueup_core::decide::parts;
+use trueup_core::history::{self, Attempt, Cause, Word};
 use trueup_core::host::{Claim, Work};
 use trueup_core::plan;
+use trueup_core::rollback::effective;
 use trueup_schema::HostName;
 use trueup_schema::status::Subject;
 
+use crate::record;
 use crate::state::{Shared, delete, put};
 
 /// Asks for a claim and commits it. It counts as held from before the commit on, so that limits hold meanwhile.
@@ -25,20 +28,22 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
         let failed = plan::failures(memories);
         let held: Vec<Held> = state.claims.values().map(Held::from).collect();
-        let both = super::super::with_view(state, host, &sh.settings, |v| {
-            let parts = match (v.evaluation, &v.memory.report) {
-                (Work::Done(wanted), Some(report)) => parts(v, report, wanted),
-                _ => (true, None),
+        let all = super::super::with_view(state, host, &sh.settings, |v| {
+            let v = &effective(v);
+            let Work::Done(wanted) = v.evaluation else {
+                return None;
             };
-            (plan::asked(v, now), parts)
+            let parts = match &v.memory.report {
+                Some(report) => parts(v, report, wanted),
+                None => (true, None),
+            };
+            let back = v.rollback.map(|b| b.rollback.clone());
+            Some((plan::asked(v, now), parts, wanted.clone(), back))
         });
-        let Some((asked, (with_system, secrets))) = both else {
+        let Some((asked, (with_system, secrets), wanted, back)) = all.flatten() else {
             return;
         };
         let Some(cell) = state.hosts.get_mut(host) else {
-            return;
-        };
-        let Work::Done(wanted) = &cell.evaluation else {
             return;
         };
         let manifest = &cell.record.manifest;
@@ -58,6 +63,19 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
             Some(alone) if !with_system => (alone, None),
             secrets => (wanted.digest.clone(), secrets),
         };
+        let cause = match (&back, &m.asked, correction) {
+            (Some(b), ..) => Cause::Rollback(Word {
+                by: b.by.clone(),
+                reason: b.reason.clone(),
+            }),
+            (None, Some(word), _) => Cause::Asked(word.clone()),
+            (None, None, true) => Cause::Drift,
+            (None, None, false) => Cause::Trunk,
+        };
+        let specialisation = match &back {
+            Some(b) => b.specialisation.clone(),
+            None => manifest.specialisation.clone(),
+        };
         let claim = Claim {
             host: host.clone(),
             order,
@@ -67,12 +85,14 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
             digest,
             secrets,
             closure: wanted.closure.clone(),
-            specialisation: manifest.specialisation.clone(),
+            specialisation,
             groups: groups(&fleet.fleet.rollout, &manifest.labels),
             granted_at: now,
             expires_at: now + sh.settings.intent_lifetime,
             correction,
             retry: m.retry,
+            cause,
+            of: back.and_then(|b| b.revision),
         };
         m.order = order;
         m.quarantined
@@ -101,6 +121,7 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
 
 /// Gives the claim back, with what was learnt, in one transaction; who was denied asks again.
 pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
+    let history = history(sh, host).await;
     let (ops, events) = {
         let mut guard = sh.state.borrow_mut();
         let state = &mut *guard;
@@ -115,9 +136,11 @@ pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
             .map(|n| sh.event(subject(), n, revision.clone()))
             .collect();
         let ops = [
-            delete("claims", host.as_str()),
-            put("hosts", host.as_str(), &cell.record),
+            Some(delete("claims", host.as_str())),
+            Some(put("hosts", host.as_str(), &cell.record)),
+            history.map(|h| put("history", host.as_str(), &h)),
         ];
+        let ops = ops.into_iter().flatten();
         (ops.into_iter().flatten().collect(), events)
     };
     sh.crash("release.before-commit").await;
@@ -137,4 +160,29 @@ pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
     for name in waiting {
         sh.wake(&name, false);
     }
+}
+
+/// What people look back at, with the attempt that ended now; `None`: none did.
+async fn history(sh: &Rc<Shared>, host: &HostName) -> Option<Vec<Attempt>> {
+    let attempt = {
+        let state = sh.state.borrow();
+        let claim = state.claims.get(host)?;
+        let ended = state.hosts.get(host)?.record.memory.ended.as_ref()?;
+        (ended.order == claim.order).then(|| Attempt::of(claim, ended))?
+    };
+    let at = record::key("history", host.as_str()).ok()?;
+    let mut all = match sh.ports.db.get(&at).await {
+        Ok(None) => Vec::new(),
+        // One that can't be read begins anew, rather than that no attempt ever ends.
+        Ok(Some(entry)) => record::decode(&entry.key, &entry.value).unwrap_or_else(|e| {
+            tracing::error!(%host, error = %e, "its history begins anew");
+            Vec::new()
+        }),
+        Err(e) => {
+            tracing::error!(%host, error = %e, "its history was not written");
+            return None;
+        }
+    };
+    history::add(&mut all, attempt);
+    Some(all)
 }

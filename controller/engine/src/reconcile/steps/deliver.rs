@@ -94,7 +94,9 @@ pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
     if free {
         release(sh, host).await;
     }
-    if matches!(reply, wire::OfferReply::Already { .. }) {
+    // A hold is told by the report, with who and until when.
+    let held = matches!(&reply, wire::OfferReply::Refused { reason, .. } if reason == "Held");
+    if held || matches!(reply, wire::OfferReply::Already { .. }) {
         observe(sh, host).await;
     }
 }
@@ -126,6 +128,12 @@ pub(super) async fn copy(sh: &Rc<Shared>, host: &HostName, paths: &[StorePath]) 
             }
             let mut guard = sh.state.borrow_mut();
             let state = &mut *guard;
+            if let Some(back) = state.rollbacks.get_mut(host)
+                && paths.contains(&back.rollback.to)
+            {
+                back.closure = Work::None; // looked for again
+                return;
+            }
             if let Some(Work::Done(w)) = state.hosts.get(host).map(|c| &c.evaluation)
                 && lost
             {

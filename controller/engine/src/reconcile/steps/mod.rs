@@ -11,8 +11,9 @@ use trueup_core::absorb::{self, Effects};
 use trueup_core::decide::Step;
 use trueup_core::host::{Adoption, Work};
 use trueup_schema::HostName;
+use trueup_schema::kind::ResolvedHost;
 use trueup_schema::status::{Actor, Reason, Severity, Subject};
-use trueup_schema::wire::{AttemptState, Report};
+use trueup_schema::wire::{AttemptState, Identity, Report};
 
 use crate::pipeline;
 use crate::ports::{Target, TransportError, TransportFault};
@@ -30,6 +31,7 @@ pub(super) async fn run(sh: &Rc<Shared>, host: &HostName, step: Step) {
             drop(state);
             sh.eval_kick.notify_one();
         }
+        Step::WantClosure if super::back::want(sh, host) => {}
         Step::WantClosure => want_closure(sh, host),
         Step::Observe => observe(sh, host).await,
         Step::Adopt => adopt(sh, host).await,
@@ -65,16 +67,21 @@ fn want_closure(sh: &Rc<Shared>, host: &HostName) {
 }
 
 /// How to reach a host, by its manifest; keys that the manifest lacks are those seen at adoption.
-fn target(sh: &Rc<Shared>, host: &HostName) -> Option<Target> {
+pub(super) fn target(sh: &Rc<Shared>, host: &HostName) -> Option<Target> {
     let state = sh.state.borrow();
-    let m = &state.hosts.get(host)?.record.manifest;
-    let mut host_keys: Vec<String> = m.ssh.host_keys.iter().map(ToString::to_string).collect();
+    let manifest = &state.hosts.get(host)?.record.manifest;
     let pinned = state.adoptions.get(host).and_then(|a| a.identity.as_ref());
+    Some(target_of(manifest, pinned))
+}
+
+/// The same, of a manifest.
+pub(crate) fn target_of(m: &ResolvedHost, pinned: Option<&Identity>) -> Target {
+    let mut host_keys: Vec<String> = m.ssh.host_keys.iter().map(ToString::to_string).collect();
     if let Some(identity) = pinned.filter(|_| host_keys.is_empty()) {
         host_keys.clone_from(&identity.host_keys);
     }
-    Some(Target {
-        host: host.clone(),
+    Target {
+        host: m.name.clone(),
         system: m.system.clone(),
         address: m.address.clone(),
         port: m.ssh.port,
@@ -82,7 +89,7 @@ fn target(sh: &Rc<Shared>, host: &HostName) -> Option<Target> {
         become_root: m.ssh.become_root,
         host_keys,
         jump: m.ssh.jump.iter().map(|j| j.as_str().to_owned()).collect(),
-    })
+    }
 }
 
 /// Takes a report in: memory, events, and the claim if its outcome is in it. Saved with the next record.
@@ -120,7 +127,7 @@ fn apply(sh: &Rc<Shared>, host: &HostName, effects: Effects) {
     }
 }
 
-fn missed(sh: &Rc<Shared>, host: &HostName, e: &TransportError) {
+pub(super) fn missed(sh: &Rc<Shared>, host: &HostName, e: &TransportError) {
     let reason = match e.fault {
         TransportFault::Copy => Reason::CopyFailed,
         TransportFault::Protocol => Reason::Bug,
