@@ -3,26 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../../schema/secrets/tests/common/mod.rs"]
+mod common;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value as Json;
 
-/// The corpus beside the workspace, when it is there.
-fn corpus() -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .filter_map(Path::parent)
-        .map(|parent| parent.join("shared/corpus/secrets"))
-        .find(|path| path.join("manifest.json").is_file());
-    if found.is_none() {
-        eprintln!("skipped: there is no ../shared/corpus/secrets beside the workspace");
-    }
-    found
-}
+use common::{corpus, json};
 
 fn trueup(dir: &Path, args: &[&str], stdin: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_trueup"))
@@ -57,10 +49,6 @@ fn error_class(output: &Output) -> String {
     let json: Json = serde_json::from_slice(&output.stderr).unwrap();
     assert!(!json["error"]["message"].as_str().unwrap().is_empty());
     json["error"]["class"].as_str().unwrap().to_owned()
-}
-
-fn json(path: &Path) -> Json {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 fn flags(root: &Path, names: &Json) -> Vec<String> {

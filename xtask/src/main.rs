@@ -5,6 +5,7 @@ mod agent;
 mod bench;
 mod demo;
 mod exec;
+mod fuzz;
 mod lab;
 mod sim;
 mod test;
@@ -21,6 +22,7 @@ cargo xtask COMMAND
   agent              build the static agent; prints its path and size
   bench [NAME…]      what trueup takes, beside what people would run instead: merge (`--check` fails on a broken
                      promise; `--json`, `--short`, `--runs N`, `--hosts N`)
+  fuzz [BODY…]       damaged input to the readers of secrets (TRUEUP_FUZZ_SECS, TRUEUP_FUZZ_COUNT, TRUEUP_FUZZ_SEED)
   sim [--seeds N] [--hosts N] [--seed S]   random simulated fleets; one seed alone shows its log
 ";
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Some("lab") => lab::run(rest),
         Some("agent") => agent::run(rest),
         Some("bench") => bench::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("sim") => sim::run(rest),
         None | Some("help" | "--help" | "-h") => {
             print!("{HELP}");

@@ -80,6 +80,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             Ok(Outcome::Passed(Count::default()))
         }),
         stage("sim", crate::sim::stage),
+        stage("fuzz", crate::fuzz::stage),
         stage("docs", docs),
         stage("lab", || lab_tests(with_lab)),
     ];
@@ -367,7 +368,7 @@ fn test_targets() -> Result<Vec<String>> {
 }
 
 /// Runs a test command, passes on what it says, and adds up the summaries in it.
-fn counted(command: &mut Command) -> Result<Outcome> {
+pub(crate) fn counted(command: &mut Command) -> Result<Outcome> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

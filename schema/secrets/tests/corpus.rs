@@ -2,28 +2,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::fs;
+use std::path::Path;
+
+use common::{corpus, json};
 use serde_json::Value as Json;
 use trueup_secrets::{Encrypted, Format, Identities, Mac, Plain};
-
-/// The corpus beside the workspace, when it is there.
-fn corpus() -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .filter_map(Path::parent)
-        .map(|parent| parent.join("shared/corpus/secrets"))
-        .find(|path| path.join("manifest.json").is_file());
-    if found.is_none() {
-        eprintln!("skipped: there is no ../shared/corpus/secrets beside the workspace");
-    }
-    found
-}
-
-fn json(path: &Path) -> Json {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
 
 fn identities(root: &Path, names: &Json) -> Identities {
     let mut identities = Identities::new();

@@ -1,6 +1,6 @@
 //! Fuzz bodies: every parser of this crate against damaged input. Short by default, so that each build runs them;
 //! `TRUEUP_FUZZ_SECS=10` gives each body ten seconds, `TRUEUP_FUZZ_COUNT` and `TRUEUP_FUZZ_SEED` replay a run. A body that
-//! panics, takes more than a second for one input, or brings the process over 256 MB fails, and prints its input.
+//! panics, hangs, or brings the process over 256 MB fails, and prints its input. `cargo xtask fuzz` builds them optimized.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -190,37 +190,51 @@ fn sample(format: Format) -> &'static str {
     }
 }
 
-fn sops(format: Format) {
+/// Encrypted to one, and to two groups of which both are needed.
+fn sealed(format: Format) -> (Identities, Vec<Vec<u8>>) {
     let (identities, recipient, _) = identity();
-    let spec = EncryptSpec {
-        groups: vec![vec![recipient]],
-        shamir_threshold: None,
-        rule: ScopeRule::Default,
-        mac_only_encrypted: false,
-        now: "2026-11-22T01:02:03Z".parse().unwrap(),
+    let of = |groups: Vec<Vec<Recipient>>| {
+        let spec = EncryptSpec {
+            shamir_threshold: (groups.len() > 1).then_some(groups.len()),
+            groups,
+            rule: ScopeRule::Default,
+            mac_only_encrypted: false,
+            now: "2026-11-22T01:02:03Z".parse().unwrap(),
+        };
+        encrypt(sample(format).as_bytes(), format, &spec).unwrap()
     };
-    let plain = sample(format).as_bytes().to_vec();
-    let sealed = encrypt(&plain, format, &spec).unwrap();
-    fuzz(
-        &format!("{format}, encrypted"),
-        &[sealed, plain.clone()],
-        |input| {
-            let Ok(file) = Encrypted::parse(input, format) else {
-                return;
-            };
-            let _found = lint::check(&file);
-            let _there = file.check_key("b/0");
-            let _labels = file.recipients();
-            if let Ok(plain) = file.decrypt(&identities, Mac::Ignore) {
-                let _printed = plain.to_bytes();
-                let _json = plain.to_json();
-            }
-        },
-    );
-    fuzz(&format!("{format}, plain"), &[plain], |input| {
+    let one = vec![recipient.clone()];
+    let samples = vec![
+        of(vec![one.clone()]),
+        of(vec![one.clone(), one]),
+        sample(format).as_bytes().to_vec(),
+    ];
+    (identities, samples)
+}
+
+/// Reads, judges, opens and prints.
+fn encrypted(format: Format) {
+    let (identities, samples) = sealed(format);
+    fuzz(&format!("{format}, encrypted"), &samples, |input| {
+        let Ok(file) = Encrypted::parse(input, format) else {
+            return;
+        };
+        let _found = lint::check(&file);
+        let _there = file.check_key("b/0");
+        let _labels = file.recipients();
+        if let Ok(plain) = file.decrypt(&identities, Mac::Ignore) {
+            let _printed = plain.to_bytes();
+            let _json = plain.to_json();
+        }
+    });
+}
+
+/// What was read can be written, or is refused; and what was written reads.
+fn plain(format: Format) {
+    let sample = sample(format).as_bytes().to_vec();
+    fuzz(&format!("{format}, plain"), &[sample], |input| {
         if let Ok(plain) = Plain::parse(input, format) {
             let _json = plain.to_json();
-            // What was read can be written, or is refused; and what was written reads.
             if let Ok(text) = plain.to_editor() {
                 let _again = Plain::parse(&text, format);
             }
@@ -229,28 +243,68 @@ fn sops(format: Format) {
 }
 
 #[test]
+fn no_encrypted_yaml_brings_it_down() {
+    encrypted(Format::Yaml);
+}
+
+#[test]
 fn no_yaml_brings_it_down() {
-    sops(Format::Yaml);
+    plain(Format::Yaml);
+}
+
+#[test]
+fn no_encrypted_json_brings_it_down() {
+    encrypted(Format::Json);
 }
 
 #[test]
 fn no_json_brings_it_down() {
-    sops(Format::Json);
+    plain(Format::Json);
+}
+
+#[test]
+fn no_encrypted_dotenv_brings_it_down() {
+    encrypted(Format::Dotenv);
 }
 
 #[test]
 fn no_dotenv_brings_it_down() {
-    sops(Format::Dotenv);
+    plain(Format::Dotenv);
+}
+
+#[test]
+fn no_encrypted_ini_brings_it_down() {
+    encrypted(Format::Ini);
 }
 
 #[test]
 fn no_ini_brings_it_down() {
-    sops(Format::Ini);
+    plain(Format::Ini);
+}
+
+#[test]
+fn no_encrypted_binary_file_brings_it_down() {
+    encrypted(Format::Binary);
 }
 
 #[test]
 fn no_binary_file_brings_it_down() {
-    sops(Format::Binary);
+    plain(Format::Binary);
+}
+
+/// The path of one value, as `key` of a `Secret` and as `decrypt --key` have it.
+#[test]
+fn no_path_brings_it_down() {
+    let (_, samples) = sealed(Format::Yaml);
+    let file = Encrypted::parse(&samples[0], Format::Yaml).unwrap();
+    let plain = Plain::parse(sample(Format::Yaml).as_bytes(), Format::Yaml).unwrap();
+    let paths = ["a", "b/0", "b/5", "c", "d/e", "b/18446744073709551616"];
+    let paths = paths.map(|p| p.as_bytes().to_vec());
+    fuzz("paths", &paths, |input| {
+        let path = String::from_utf8_lossy(input);
+        let _there = file.check_key(&path);
+        let _value = plain.lookup(&path);
+    });
 }
 
 #[test]
@@ -269,7 +323,7 @@ fn no_age_file_brings_it_down() {
 }
 
 #[test]
-fn no_list_of_recipients_brings_it_down() {
+fn no_secrets_nix_brings_it_down() {
     let (_, recipient, _) = identity();
     let nix = format!(
         "let a = \"{recipient}\"; all = [ a ] ++ [ \"{recipient}\" ]; in {{ \"x.age\".publicKeys = all; \"y.age\" = {{ publicKeys = [ a ]; armor = true; }}; }}"
@@ -277,10 +331,20 @@ fn no_list_of_recipients_brings_it_down() {
     fuzz("secrets.nix", &[nix.into_bytes()], |input| {
         let _read = agenix::Recipients::from_nix(&String::from_utf8_lossy(input));
     });
+}
+
+#[test]
+fn no_secrets_nix_as_json_brings_it_down() {
+    let (_, recipient, _) = identity();
     let json = format!("{{\"x.age\": {{\"publicKeys\": [\"{recipient}\"], \"armor\": true}}}}");
     fuzz("secrets.nix as JSON", &[json.into_bytes()], |input| {
         let _read = agenix::Recipients::from_json(&String::from_utf8_lossy(input));
     });
+}
+
+#[test]
+fn no_creation_rules_bring_it_down() {
+    let (_, recipient, _) = identity();
     let rules = format!(
         "creation_rules:\n    - path_regex: a.*b$\n      key_groups:\n          - age: [{recipient}]\n            merge:\n                - age: [{recipient}]\n      shamir_threshold: 2\n    - age: {recipient}, {recipient}\n      encrypted_regex: ^x\n"
     );
@@ -293,8 +357,8 @@ fn no_list_of_recipients_brings_it_down() {
 }
 
 #[test]
-fn no_key_brings_it_down() {
-    let (_, recipient, secret) = identity();
+fn no_public_key_brings_it_down() {
+    let (_, recipient, _) = identity();
     let ssh =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS a@b";
     let public = [recipient.to_string().into_bytes(), ssh.as_bytes().to_vec()];
@@ -304,6 +368,11 @@ fn no_key_brings_it_down() {
         let _read = Recipient::of_host_key(&text);
         let _read = trueup_secrets::ssh_public_to_age(&text);
     });
+}
+
+#[test]
+fn no_private_key_brings_it_down() {
+    let (_, _, secret) = identity();
     let pem = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZWQyNTUxOQAAACBjyklE8s9R8B0XhVbw+aG1bACwICUTWqx+E0aTXj5wEg==\n-----END OPENSSH PRIVATE KEY-----\n";
     let private = [secret.into_bytes(), pem.as_bytes().to_vec()];
     fuzz("private keys", &private, |input| {
