@@ -26,6 +26,36 @@ let
   byUnits = (config.systemd.sysusers.enable or false) || (config.services.userborn.enable or false);
   forUsers = lib.any (s: s.neededForUsers) (lib.attrValues cfg.secrets);
 
+  # File systems that are there before any unit, and before users are made.
+  early = [
+    "/"
+    "/nix"
+    "/nix/store"
+    "/var"
+    "/var/log"
+    "/var/lib"
+    "/var/lib/nixos"
+    "/etc"
+    "/usr"
+  ];
+  # The file system that a path lies on: the longest mount point above it.
+  under = path: at: at == "/" || path == at || lib.hasPrefix "${at}/" path;
+  holds =
+    path:
+    lib.last (
+      lib.sort (a: b: lib.stringLength a.mountPoint < lib.stringLength b.mountPoint) (
+        [ { mountPoint = "/"; neededForBoot = true; } ]
+        ++ lib.filter (fs: under path fs.mountPoint) (lib.attrValues config.fileSystems)
+      )
+    );
+  isLate =
+    path:
+    let
+      fs = holds path;
+    in
+    !(fs.neededForBoot || lib.elem fs.mountPoint early);
+  needed = [ "/nix/var/trueup" ] ++ cfg.secretsIdentityFiles;
+
   secret =
     { name, config, ... }:
     {
@@ -59,7 +89,8 @@ let
         kept
         "!${marker}"
       ];
-      RequiresMountsFor = "/nix/var/trueup /etc/ssh";
+      # A key on a file system that is mounted late is waited for.
+      RequiresMountsFor = lib.concatStringsSep " " needed;
     };
     restartIfChanged = false;
     stopIfChanged = false;
@@ -82,6 +113,19 @@ in
     '';
   };
 
+  options.services.trueup.agent.secretsIdentityFiles = mkOption {
+    type = types.listOf types.path;
+    default = map (k: k.path) (
+      lib.filter (k: k.type == "ed25519" || k.type == "rsa") config.services.openssh.hostKeys
+    );
+    defaultText = literalExpression "the ed25519 and RSA keys of services.openssh.hostKeys";
+    example = [ "/persist/etc/ssh/ssh_host_ed25519_key" ];
+    description = ''
+      Private keys that open this host's secrets: what `spec.secrets.identityFiles` of its Host says, where that says
+      something. The units that bring secrets back wait for the file systems that these lie on.
+    '';
+  };
+
   options.trueup.secrets = mkOption {
     type = types.attrsOf (types.attrsOf types.str);
     readOnly = true;
@@ -92,6 +136,18 @@ in
   };
 
   config = mkIf (cfg.enable && cfg.secrets != { }) {
+    assertions = [
+      {
+        assertion = !forUsers || lib.all (path: !isLate path) needed;
+        message =
+          "services.trueup.agent.secrets: users need secrets before any file system is mounted that is not `neededForBoot`, and "
+          + "${lib.concatStringsSep ", " (lib.filter isLate needed)} lies on one: set "
+          + lib.concatMapStringsSep ", " (path: "fileSystems.\"${(holds path).mountPoint}\".neededForBoot = true") (
+            lib.filter isLate needed
+          );
+      }
+    ];
+
     systemd.tmpfiles.rules = [
       "d /run/trueup 0755 root root -"
       "f ${marker} 0644 root root -"
@@ -122,8 +178,39 @@ in
         }
       ]
     );
-    system.activationScripts = mkIf (forUsers && !byUnits) {
-      trueupSecretsForUsers = {
+    # Secrets of users whom the same activation makes are root's until then; units that read them come later.
+    systemd.services.trueup-secrets-own = mkIf byUnits {
+      description = "trueup: gives secrets to users that were made just now";
+      documentation = [ "https://github.com/trueup/trueup" ];
+      unitConfig = {
+        DefaultDependencies = false;
+        ConditionFileIsExecutable = brought;
+        ConditionPathExists = "/run/trueup/secrets";
+      };
+      requiredBy = [ "sysinit-reactivation.target" ];
+      before = [ "sysinit-reactivation.target" ];
+      after = makers;
+      serviceConfig = {
+        Type = "oneshot";
+        # An owner that nobody makes is the attempt's to tell, with its name.
+        ExecStart = "-${brought} secrets own";
+        TimeoutStartSec = "2min";
+      };
+    };
+    system.activationScripts = mkIf (!byUnits) {
+      trueupSecretsOwn = {
+        deps = [
+          "users"
+          "groups"
+        ];
+        text = ''
+          if [ -x ${brought} ] && [ -e /run/trueup/secrets ]; then
+            ${brought} secrets own || true
+          fi
+        '';
+      };
+      users = mkIf forUsers { deps = [ "trueupSecretsForUsers" ]; };
+      trueupSecretsForUsers = mkIf forUsers {
         deps = [ "specialfs" ];
         # At boot only: in an activation the link is there, and what it leads to is newer than what was kept.
         text = ''
@@ -132,7 +219,6 @@ in
           fi
         '';
       };
-      users.deps = [ "trueupSecretsForUsers" ];
     };
   };
 }

@@ -116,6 +116,7 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
                 eprintln!("trueup-agent: {count} secrets in place");
                 Ok(())
             }
+            Some("own") => Ok(secrets::own(&secrets::Places::default())?),
             _ => Err(AgentError::Usage(USAGE.to_owned())),
         },
         "resume" => resume::close_if_rebooted(&layout),

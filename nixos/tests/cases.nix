@@ -97,6 +97,47 @@ in
     };
     refused = [ ];
   };
+  # Users that units make.
+  agentWithSecretsAndSysusers = {
+    module =
+      agent {
+        secrets.api-token = { };
+        secrets.ana.neededForUsers = true;
+      }
+      // {
+        systemd.sysusers.enable = true;
+      };
+    refused = [ ];
+  };
+  # The key is on a file system of its own: what users need is too early for it, the rest waits.
+  agentWithAKeyThatIsMountedLate = {
+    module =
+      agent {
+        secrets.ana.neededForUsers = true;
+        secretsIdentityFiles = [ "/persist/ssh/ssh_host_ed25519_key" ];
+      }
+      // {
+        fileSystems."/persist" = {
+          device = "/dev/disk/by-label/persist";
+          fsType = "ext4";
+        };
+      };
+    refused = [ "fileSystems.\"/persist\".neededForBoot = true" ];
+  };
+  agentWithAKeyThatIsMountedInTime = {
+    module =
+      agent {
+        secrets.api-token = { };
+        secretsIdentityFiles = [ "/persist/ssh/ssh_host_ed25519_key" ];
+      }
+      // {
+        fileSystems."/persist" = {
+          device = "/dev/disk/by-label/persist";
+          fsType = "ext4";
+        };
+      };
+    refused = [ ];
+  };
   agentWithMuchWrong = {
     module = {
       services.trueup.agent = {

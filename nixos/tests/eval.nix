@@ -6,6 +6,8 @@
   system ? "x86_64-linux",
   # A NixOS module: what a person would write.
   module ? { },
+  # Modules of others beside ours.
+  others ? [ ],
 }:
 let
   lib = import (nixpkgs + "/lib");
@@ -69,7 +71,13 @@ let
       pkgsBuildBuild = stub;
       pkgsi686Linux = stub;
       pkgsStatic = stub;
-      callPackage = _: _: named "called";
+      # Functions of others' modules are called; packages of nixpkgs are names.
+      callPackage =
+        f: args:
+        if builtins.isPath f && !(lib.hasPrefix (toString nixpkgs) (toString f)) then
+          lib.callPackageWith stub f args
+        else
+          named "called";
       path = nixpkgs;
       config = { };
       overlays = [ ];
@@ -139,7 +147,12 @@ let
           }
       )
       module
-    ];
+    ]
+    # A part of nixpkgs that a tree may lack, and that agenix asks about.
+    ++ lib.optional (!builtins.pathExists (nixpkgs + "/nixos/modules/services/system/userborn.nix")) {
+      options.services.userborn.enable = lib.mkEnableOption "userborn";
+    }
+    ++ others;
   };
   inherit (evaluated) config options;
 
@@ -185,8 +198,22 @@ in
     keys = u.openssh.authorizedKeys.keys;
   }) (lib.filterAttrs (n: _: lib.hasPrefix "trueup" n || n == "root") config.users.users);
   secrets = config.trueup.secrets;
+  # What others do for secrets, as far as ours could touch it.
+  sops = lib.optionalAttrs (config ? sops) {
+    paths = lib.mapAttrs (_: s: s.path) config.sops.secrets;
+    snippets = lib.mapAttrs (_: s: { inherit (s) deps text; }) (
+      lib.filterAttrs (n: _: lib.hasPrefix "setupSecrets" n) config.system.activationScripts
+    );
+  };
+  agenix = lib.optionalAttrs (config ? age) {
+    paths = lib.mapAttrs (_: s: s.path) config.age.secrets;
+    snippets = lib.mapAttrs (_: s: { inherit (s) deps text; }) (
+      lib.filterAttrs (n: _: lib.hasPrefix "agenix" n) config.system.activationScripts
+    );
+  };
+  afterUsers = config.system.activationScripts.trueupSecretsOwn.deps or [ ];
   # Which snippets are before users are made.
-  beforeUsers = config.system.activationScripts.users.deps;
+  beforeUsers = config.system.activationScripts.users.deps or [ ];
   groups = lib.mapAttrs (_: g: g.members) (lib.filterAttrs (n: _: lib.hasPrefix "trueup" n) config.users.groups);
   sudo = map (r: { inherit (r) users commands; }) (
     lib.filter (r: lib.any (lib.hasPrefix "trueup") r.users) config.security.sudo.extraRules

@@ -1,5 +1,6 @@
 //! The NixOS modules, evaluated by NixOS' own module system: `TRUEUP_NIXPKGS=PATH`, a nixpkgs or a tree that has its
-//! `lib/` and `nixos/`. Nothing is built and no machine is started: that is nixos/tests/, for machines with KVM.
+//! `lib/` and `nixos/`. Nothing is built and no machine is started: that is nixos/tests/, for machines with KVM. Modules of
+//! others beside ours: `TRUEUP_SOPS_NIX=PATH` and `TRUEUP_AGENIX=PATH`, their repositories.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,8 @@ fn nixpkgs() -> Option<String> {
 fn evaluate(expression: &str) -> Option<Value> {
     let nixpkgs = nixpkgs()?;
     let text = format!(
-        "let of = module: import {0}/tests/eval.nix {{ nixpkgs = {nixpkgs}; inherit module; }}; \
+        "let beside = with_: import {0}/tests/eval.nix ({{ nixpkgs = {nixpkgs}; }} // with_); \
+         of = module: beside {{ inherit module; }}; \
          cases = import {0}/tests/cases.nix; in {expression}",
         nixos().display()
     );
@@ -366,4 +368,96 @@ fn secrets_have_paths_and_come_back_at_boot_but_not_in_an_activation() {
     );
     assert_eq!(unit["restartIfChanged"], false);
     assert!(found["services"].get("trueup-secrets-for-users").is_none());
+}
+
+#[test]
+fn users_that_an_activation_makes_own_their_secrets_before_units_start() {
+    let Some(found) = evaluate(
+        "let a = of cases.agentWithSecrets.module; s = of cases.agentWithSecretsAndSysusers.module; in \
+         { inherit (a) afterUsers; inherit (s) services beforeUsers; }",
+    ) else {
+        return;
+    };
+    assert_eq!(texts(&found["afterUsers"]), ["users", "groups"]);
+    // Where units make the users, units do the same.
+    assert_eq!(texts(&found["beforeUsers"]), [""; 0]);
+    let own = &found["services"]["trueup-secrets-own"];
+    assert!(texts(&own["after"]).contains(&"systemd-sysusers.service"));
+    assert!(texts(&own["before"]).contains(&"sysinit-reactivation.target"));
+    let for_users = &found["services"]["trueup-secrets-for-users"];
+    assert!(texts(&for_users["before"]).contains(&"systemd-sysusers.service"));
+    let all = &found["services"]["trueup-secrets"];
+    assert!(texts(&all["after"]).contains(&"systemd-sysusers.service"));
+}
+
+#[test]
+fn a_key_on_a_file_system_that_is_mounted_late_is_waited_for() {
+    let Some(found) = evaluate(
+        "let s = of cases.agentWithAKeyThatIsMountedInTime.module; in s.services.trueup-secrets.unitConfig",
+    ) else {
+        return;
+    };
+    assert_eq!(
+        found["RequiresMountsFor"],
+        "/nix/var/trueup /persist/ssh/ssh_host_ed25519_key"
+    );
+}
+
+/// What a fleet has that came from sops-nix and agenix, as their own modules say it.
+const OTHERS: &str = r#"
+  sops = { imports = [ SOPS/modules/sops ]; sops = {
+    package = { outPath = "/nix/store/00000000000000000000000000000000-sops"; type = "derivation"; name = "sops"; meta = { }; };
+    validateSopsFiles = false; defaultSopsFile = "/etc/secrets.yaml";
+    secrets.db = { owner = "root"; restartUnits = [ "db.service" ]; };
+    secrets.pw.neededForUsers = true;
+    age.sshKeyPaths = [ "/etc/ssh/ssh_host_ed25519_key" ]; gnupg.sshKeyPaths = [ ]; }; };
+  agenix = { imports = [ AGENIX/modules/age.nix ]; age = {
+    ageBin = "/bin/age"; secrets.mail.file = "/etc/mail.age"; identityPaths = [ "/etc/ssh/ssh_host_ed25519_key" ]; }; };
+"#;
+
+#[test]
+fn a_fleet_with_sops_nix_and_agenix_works_unchanged_beside_ours() {
+    let path = |name: &str| {
+        let given = std::env::var(name).ok().filter(|p| !p.is_empty());
+        if given.is_none() {
+            eprintln!("SKIPPED: {name} names no repository");
+        }
+        given
+    };
+    let (Some(sops), Some(agenix)) = (path("TRUEUP_SOPS_NIX"), path("TRUEUP_AGENIX")) else {
+        return;
+    };
+    let others = OTHERS.replace("SOPS", &sops).replace("AGENIX", &agenix);
+    let Some(found) = evaluate(&format!(
+        "let {others} with_ = module: beside {{ others = [ sops agenix ]; inherit module; }}; in \
+         {{ alone = {{ inherit (with_ {{ }}) sops agenix; }}; \
+            both = {{ inherit (with_ cases.agentWithSecrets.module) sops agenix secrets failed beforeUsers; }}; }}"
+    )) else {
+        return;
+    };
+    for other in ["sops", "agenix"] {
+        assert!(
+            !found["alone"][other]["snippets"]
+                .as_object()
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(found["alone"][other], found["both"][other], "{other}");
+    }
+    let both = &found["both"];
+    assert_eq!(texts(&both["failed"]), [""; 0]);
+    assert_eq!(both["sops"]["paths"]["db"], "/run/secrets/db");
+    assert_eq!(both["agenix"]["paths"]["mail"], "/run/agenix/mail");
+    assert_eq!(
+        both["secrets"]["api-token"]["path"],
+        "/run/trueup/secrets/api-token"
+    );
+    let before = texts(&both["beforeUsers"]);
+    for snippet in [
+        "setupSecretsForUsers",
+        "agenixInstall",
+        "trueupSecretsForUsers",
+    ] {
+        assert!(before.contains(&snippet), "{before:?}");
+    }
 }

@@ -4,6 +4,7 @@
 
 mod byhand;
 mod plan;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

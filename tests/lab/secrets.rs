@@ -2,11 +2,13 @@
 //! own files and units, and by a search for planted values.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 use trueup_secrets::{EncryptSpec, Format, Recipient, ScopeRule};
 use trueup_tests::programs;
 use trueup_tests::world::{QUICK, Stage, World};
@@ -19,21 +21,53 @@ const FILE: &str = "/run/trueup/secrets/token";
 const AGENT: &str = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
 /// What a host's disk has of what was written since it is up. `/run` is memory.
 const DISK: &str = "/nix/var /var /etc /root /home /tmp /srv";
+const MEMORY: &str = "/run /dev/shm";
 const ARRIVES_MAX: Duration = Duration::from_secs(120);
 /// Values that nothing else has.
 const FIRST: &str = "planted-8c1f-first-value-of-the-token";
 const SECOND: &str = "planted-8c1f-second-value-of-the-token";
+const THIRD: &str = "planted-8c1f-third-value-of-the-token";
 
-fn world() -> Option<World> {
+fn world(hosts: &[&str]) -> Option<World> {
     let stage = Stage {
         fleet: "demo",
-        hosts: &THREE,
+        hosts,
         defaults: QUICK,
         trueup: programs::trueup(),
         ssh: "",
         agent: static_agent(),
     };
-    Some(World::set(Lab::up(&THREE)?, &stage).unwrap())
+    Some(World::set(Lab::up(hosts)?, &stage).unwrap())
+}
+
+/// Every call of Nix by the controller from now on, a line each: a `nix` before the real one writes them down.
+fn start_with_calls_of_nix_written_down(world: &mut World) -> PathBuf {
+    let (bin, calls) = (world.dir().join("bin"), world.dir().join("nix-calls"));
+    fs::create_dir_all(&bin).unwrap();
+    let real = world.lab().env();
+    let real = real.iter().find(|(name, _)| name == "TRUEUP_LAB_NIX");
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>{}\nexec {}/nix \"$@\"\n",
+        calls.display(),
+        real.unwrap().1
+    );
+    fs::write(bin.join("nix"), script).unwrap();
+    fs::set_permissions(bin.join("nix"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), world.path());
+    world.start(&[("PATH", &path)]).unwrap();
+    let answers = wait(ARRIVES_MAX, || world.list("hosts").ok());
+    assert!(answers.is_some(), "{}", world.log_tail());
+    calls
+}
+
+/// Those that evaluate, build or copy.
+fn work_of_nix(calls: &Path) -> Vec<String> {
+    let text = fs::read_to_string(calls).unwrap_or_default();
+    let is_work = |line: &&str| {
+        let word = line.split_whitespace().find(|w| !w.starts_with('-'));
+        matches!(word, Some("eval" | "build" | "copy"))
+    };
+    text.lines().filter(is_work).map(str::to_owned).collect()
 }
 
 /// The encrypted file, for the hosts' own SSH keys.
@@ -48,7 +82,7 @@ fn seal(world: &World, value: &str, hosts: &[&str]) -> String {
         mac_only_encrypted: false,
         now: "2026-11-22T01:02:03Z".parse().unwrap(),
     };
-    let plain = format!("web:\n    token: {value}\n");
+    let plain = format!("web:\n    token: {value}\n    ana: of-ana-{value}\n");
     let sealed = trueup_secrets::encrypt(plain.as_bytes(), Format::Yaml, &spec).unwrap();
     String::from_utf8(sealed).unwrap()
 }
@@ -59,10 +93,14 @@ fn put(world: &World, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-fn manifest(hosts: &str) -> String {
+fn manifest(hosts: &str, owner: &str, unit: &str) -> String {
     format!(
-        "apiVersion: trueup/v1alpha1\nkind: Secret\nmetadata: {{name: token}}\nspec:\n  source: secrets/web.yaml\n  key: web/token\n  hosts: {hosts}\n  mode: \"0440\"\n  restartUnits: [web.service]\n"
+        "apiVersion: trueup/v1alpha1\nkind: Secret\nmetadata: {{name: token}}\nspec:\n  source: secrets/web.yaml\n  key: web/token\n  hosts: {hosts}\n  owner: {owner}\n  mode: \"0440\"\n  restartUnits: [{unit}]\n"
     )
+}
+
+fn declare(world: &World, text: &str) {
+    fs::write(world.repo().join("fleet/secrets.yaml"), text).unwrap();
 }
 
 fn holds(host: &Host, value: &str) -> bool {
@@ -107,6 +145,17 @@ fn on_disk(host: &Host, values: &[&str]) -> String {
     host.sh(&script).stdout
 }
 
+/// The same in file systems that are memory.
+fn in_memory(host: &Host, values: &[&str]) -> String {
+    let words: String = values
+        .iter()
+        .flat_map(|value| forms(value))
+        .map(|word| format!(" -e {word}"))
+        .collect();
+    host.sh(&format!("grep -rlaF{words} {MEMORY} 2>/dev/null; true"))
+        .stdout
+}
+
 /// The same below a folder of the controller's machine.
 fn in_folder(dir: &Path, values: &[&str]) -> Vec<String> {
     let words: Vec<Vec<u8>> = values
@@ -134,20 +183,19 @@ fn in_folder(dir: &Path, values: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
-    let Some(mut world) = world() else { return };
+    let Some(mut world) = world(&THREE) else {
+        return;
+    };
     world.commit("as it begins", &[]).unwrap();
-    world.start_and_wait().unwrap();
+    let calls = start_with_calls_of_nix_written_down(&mut world);
     world.all_ready(&THREE).unwrap();
+    assert!(!work_of_nix(&calls).is_empty(), "the list shows work");
     let closures: Vec<_> = THREE
         .map(|n| world.host(n).link("/run/current-system"))
         .into();
 
     put(&world, &seal(&world, FIRST, &WEB));
-    fs::write(
-        world.repo().join("fleet/secrets.yaml"),
-        manifest("role=web"),
-    )
-    .unwrap();
+    declare(&world, &manifest("role=web", "root", "web.service"));
     world.commit("a token for web", &[]).unwrap();
     for name in WEB {
         arrives(&world, name, FIRST);
@@ -166,8 +214,10 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
         .next()
         .unwrap()
         .to_owned();
+    // On its disk, in its memory file systems, in its intents.
     let there = |host: &Host| {
-        host.sh(&format!("grep -rlaF {data} /nix/var/trueup 2>/dev/null"))
+        let folders = format!("{DISK} {MEMORY}");
+        host.sh(&format!("grep -rlaF {data} {folders} 2>/dev/null"))
             .stdout
     };
     assert!(
@@ -175,9 +225,12 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
         "the search finds what is there"
     );
     assert_eq!(there(db), "", "not even encrypted");
+    assert_eq!(in_memory(db, &[FIRST]), "");
+    assert!(!in_memory(world.host("web-1"), &[FIRST]).is_empty());
 
     // Rotated: units restart on those two only, and nothing is switched.
     let (before, switches) = (runs(&world), THREE.map(|n| world.switches(n).unwrap()));
+    let worked = work_of_nix(&calls);
     put(&world, &seal(&world, SECOND, &WEB));
     world.commit("another token", &[]).unwrap();
     let begun = Instant::now();
@@ -186,6 +239,7 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
     }
     println!("rotated on both after {:?}", begun.elapsed());
     world.all_ready(&THREE).unwrap();
+    assert_eq!(work_of_nix(&calls), worked, "nothing evaluated or built");
     let after = runs(&world);
     assert!(before[0] != after[0] && before[1] != after[1] && before[2] == after[2]);
     assert_eq!(switches, THREE.map(|n| world.switches(n).unwrap()));
@@ -219,6 +273,14 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
     put(&world, &seal(&world, SECOND, &WEB));
     world.commit("whole again", &[]).unwrap();
     world.all_ready(&THREE).unwrap();
+
+    let alert = world.list("events").unwrap();
+    let told = |e: &Value| {
+        e["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("secrets/web.yaml") && m.contains("web/token"))
+    };
+    assert!(alert.iter().any(told), "{alert:#?}");
 
     // Deleted in memory: found, and put right.
     world.host("web-2").read(&["rm", FILE]);
@@ -261,4 +323,170 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
             .sh(&format!("echo {form} > /var/planted"));
         assert_eq!(on_disk(world.host("db-1"), &planted).trim(), "/var/planted");
     }
+}
+
+/// What the reader's unit copied at its start.
+const COPY: &str = "/run/reader/token";
+
+fn copied(host: &Host, value: &str) -> bool {
+    host.ssh(&["cat", COPY]).stdout == value
+}
+
+#[test]
+fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reboot() {
+    let Some(mut world) = world(&["web-1"]) else {
+        return;
+    };
+    world.commit("as it begins", &[]).unwrap();
+    world.start_and_wait().unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let web = |world: &World| world.host("web-1").ssh(&["id", "secretary"]).code;
+    assert_ne!(web(&world), 0, "nobody of that name yet");
+
+    // User, unit and secret in one commit.
+    put(&world, &seal(&world, FIRST, &["web-1"]));
+    declare(&world, &manifest("role=web", "secretary", "reader.service"));
+    world
+        .commit("a reader", &[("web-1", "secrets", &[])])
+        .unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let host = world.host("web-1");
+    assert_eq!(host.read(&["stat", "-Lc", "%a %u %g", FILE]), "440 950 950");
+    assert!(copied(host, FIRST), "{:?}", host.journal());
+    assert_eq!(host.unit("reader.service", "NRestarts"), "0");
+
+    // Rotated: restarted with the new one.
+    put(&world, &seal(&world, SECOND, &["web-1"]));
+    world.commit("another token", &[]).unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    assert!(copied(world.host("web-1"), SECOND));
+
+    // What users are made from: the running closure's activation runs again, and nothing is switched.
+    let ana = "apiVersion: trueup/v1alpha1\nkind: Secret\nmetadata: {name: ana}\nspec:\n  source: secrets/web.yaml\n  key: web/ana\n  hosts: role=web\n  neededForUsers: true\n";
+    let with_ana = format!(
+        "{}---\n{ana}",
+        manifest("role=web", "secretary", "reader.service")
+    );
+    let module = |text: String| text.replacen("spec:\n", "spec:\n  secrets: {module: true}\n", 1);
+    world.edit("fleet/hosts.yaml", module).unwrap();
+    declare(&world, &with_ana);
+    world.commit("a password", &[]).unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let for_users = |world: &World| {
+        world
+            .host("web-1")
+            .ssh(&["cat", "/run/trueup/secrets-for-users/ana"])
+            .stdout
+    };
+    assert_eq!(for_users(&world), format!("of-ana-{SECOND}"));
+    let activations = |world: &World| {
+        world
+            .host("web-1")
+            .read(&["grep", "-c", "run", "/run/activations"])
+    };
+    let (ran, switches) = (activations(&world), world.switches("web-1").unwrap());
+    put(&world, &seal(&world, THIRD, &["web-1"]));
+    world.commit("another password", &[]).unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    assert_eq!(for_users(&world), format!("of-ana-{THIRD}"));
+    assert_ne!(activations(&world), ran);
+    assert_eq!(world.switches("web-1").unwrap(), switches);
+
+    // New secrets and a closure that harms the host: both go back.
+    put(&world, &seal(&world, FIRST, &["web-1"]));
+    world
+        .commit("harm", &[("web-1", "fails-at-start", &[])])
+        .unwrap();
+    world.outcome("web-1", "RolledBack").unwrap();
+    assert!(holds(world.host("web-1"), THIRD));
+    assert_eq!(for_users(&world), format!("of-ana-{THIRD}"));
+    assert!(copied(world.host("web-1"), THIRD));
+    put(&world, &seal(&world, SECOND, &["web-1"]));
+    declare(&world, &manifest("role=web", "secretary", "reader.service"));
+    world
+        .commit("as it was", &[("web-1", "secrets", &[])])
+        .unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+
+    // An owner whom nobody makes: nothing changes, and the name is told.
+    declare(
+        &world,
+        &manifest("role=web", "nobody-of-this-name", "reader.service"),
+    );
+    world.commit("a slip", &[]).unwrap();
+    world.outcome("web-1", "Failed").unwrap();
+    let why = world.why("web-1").unwrap();
+    assert!(why.contains("`nobody-of-this-name` of `token`"), "{why}");
+    let host = world.host("web-1");
+    assert_eq!(host.read(&["stat", "-Lc", "%a %u %g", FILE]), "440 950 950");
+    assert!(holds(host, SECOND));
+    declare(&world, &manifest("role=web", "secretary", "reader.service"));
+    world.commit("as it was", &[]).unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+
+    // A power cut, and nobody there to send anything: back before the unit that reads it.
+    world.stop().unwrap();
+    let host = world.host("web-1");
+    let boot = host.boot_id();
+    host.crash();
+    host.boot();
+    host.wait_other_boot(&boot);
+    let back = wait(ARRIVES_MAX, || copied(host, SECOND).then_some(()));
+    assert!(back.is_some(), "{}", host.journal());
+    assert_eq!(host.unit("reader.service", "Result"), "success");
+    assert_eq!(host.unit("reader.service", "NRestarts"), "0");
+    assert_eq!(host.read(&["stat", "-Lc", "%a %u %g", FILE]), "440 950 950");
+    a_process_with_plain_text_leaves_nothing(host, SECOND);
+}
+
+/// The agent is stopped in the middle of its work, every value open: they are in its memory, and nowhere that outlives
+/// it. `getent`, which it asks for an owner that is not in `/etc/passwd`, takes its time here.
+fn a_process_with_plain_text_leaves_nothing(host: &Host, value: &str) {
+    let script = format!(
+        r#"
+        exec 2>&1
+        mkdir -p /var/tmp/cores && cd /var/tmp/cores && rm -f *
+        ulimit -c unlimited
+        mv /usr/bin/getent /usr/bin/getent.real
+        printf '#!/bin/sh\nsleep 8\nexec /usr/bin/getent.real "$@"\n' >/usr/bin/getent
+        chmod +x /usr/bin/getent
+        sed -i /^secretary:/d /etc/passwd
+        rm /run/trueup/secrets
+        {AGENT} secrets restore & pid=$!
+        for n in $(seq 100); do pgrep -P $pid >/dev/null && break; sleep 0.1; done
+        pgrep -P $pid >/dev/null && echo it-asks
+        # Its memory, piece by piece.
+        grep rw /proc/$pid/maps | while IFS=' -' read -r from to rest; do
+          from=$((0x$from / 4096)) to=$((0x$to / 4096))
+          [ $((to - from)) -lt 65536 ] || continue
+          dd if=/proc/$pid/mem bs=4096 skip=$from count=$((to - from)) 2>/dev/null
+        done | grep -qaF -e {value} && echo in-memory
+        grep -qaF -e {value} /proc/$pid/environ && echo in-environment
+        grep VmSwap /proc/$pid/status
+        grep VmLck /proc/$pid/status
+        kill -ABRT $pid; wait $pid; echo ended-with $?
+        ls -A /var/tmp/cores | grep . && echo a-core
+        # The same end of a process that takes no care is a core with the value in it.
+        sh -c 'careless={value}; kill -ABRT $$'
+        grep -laF -e {value} /var/tmp/cores/* | grep -c . | sed 's/^/careless-cores /'
+        rm -rf /var/tmp/cores
+        mv /usr/bin/getent.real /usr/bin/getent
+        cat /proc/swaps
+        "#
+    );
+    let said = host.sh(&script).stdout;
+    let has = |word: &str| said.lines().any(|line| line.trim() == word);
+    assert!(
+        has("it-asks") && has("in-memory"),
+        "the value was in reach:\n{said}"
+    );
+    assert!(has("ended-with 134"), "{said}");
+    assert!(has("careless-cores 1"), "the search finds cores:\n{said}");
+    assert!(!has("in-environment") && !has("a-core"), "{said}");
+    let swapped = said.lines().find_map(|l| l.strip_prefix("VmSwap:"));
+    assert_eq!(swapped.map(str::trim), Some("0 kB"), "{said}");
+    let locked = said.lines().find_map(|l| l.strip_prefix("VmLck:"));
+    assert_ne!(locked.map(str::trim), Some("0 kB"), "{said}");
+    assert_eq!(on_disk(host, &[value]), "");
+    println!("{said}");
 }

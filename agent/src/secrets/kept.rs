@@ -56,8 +56,23 @@ pub(super) fn digest(layout: &Layout) -> Option<Digest> {
 }
 
 /// Brings back after a reboot what was committed, before units and users need it. No unit is touched. With `for_users`
-/// only what users need: nobody else is there yet. Safe to repeat.
+/// only what users need: nobody else is there yet. Safe to repeat, and in the middle of an attempt: another set than the
+/// kept one is newer.
 pub fn restore(layout: &Layout, places: &Places, for_users: bool) -> Result<usize, SecretsError> {
+    if let (Some(now), Some(kept)) = (Generation::current(places)?, digest(layout))
+        && now.digest != kept
+    {
+        return Ok(now.entries.len());
+    }
+    bring_back(layout, places, for_users)
+}
+
+/// The same, whatever is there.
+pub(super) fn bring_back(
+    layout: &Layout,
+    places: &Places,
+    for_users: bool,
+) -> Result<usize, SecretsError> {
     let kept: Option<Kept> = files::read_json(&layout.file(FILE))?;
     let Some(mut kept) = kept.filter(|k| !k.goal.is_empty()) else {
         return Ok(0);

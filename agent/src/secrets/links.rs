@@ -19,6 +19,12 @@ pub(super) fn free(_: &Places, opened: &Opened) -> Result<(), SecretsError> {
     Ok(())
 }
 
+/// Where links are wanted.
+pub(super) fn wanted(opened: &Opened) -> Vec<PathBuf> {
+    let paths = opened.items.iter().filter_map(|i| i.entry.path.clone());
+    paths.collect()
+}
+
 /// Links that are not ours and that ours will replace.
 pub(super) fn others(places: &Places, opened: &Opened) -> Vec<(PathBuf, PathBuf)> {
     let paths = opened.items.iter().filter_map(|i| i.entry.path.as_ref());
@@ -71,7 +77,7 @@ pub(super) fn bring_back(replaced: &[(PathBuf, PathBuf)]) {
 }
 
 /// Only if it is a link of ours.
-fn remove(places: &Places, path: &Path) {
+pub(super) fn remove(places: &Places, path: &Path) {
     if fs::read_link(path).is_ok_and(|target| target.starts_with(places.link())) {
         let _gone = fs::remove_file(path);
     }

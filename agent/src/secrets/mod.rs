@@ -9,6 +9,7 @@ mod links;
 mod memory;
 mod observe;
 mod open;
+mod own;
 mod people;
 mod record;
 mod units;
@@ -28,6 +29,7 @@ use crate::{AgentError, activate};
 pub use kept::restore;
 pub use observe::{Looked, look};
 pub use open::{Opened, open};
+pub use own::own;
 pub use record::Generation;
 
 /// The component's name.
@@ -84,6 +86,8 @@ pub enum SecretsError {
         source: trueup_secrets::Error,
         /// What was tried.
         hint: String,
+        /// Is the file at fault?
+        evidence: bool,
     },
     /// A key of it is not a value.
     #[error("Secret `{secret}`, {file}: {source}")]
@@ -144,7 +148,10 @@ impl SecretsError {
     fn is_evidence(&self) -> bool {
         matches!(
             self,
-            Self::Body(_) | Self::Open { .. } | Self::Key { .. } | Self::Template { .. }
+            Self::Body(_)
+                | Self::Open { evidence: true, .. }
+                | Self::Key { .. }
+                | Self::Template { .. }
         )
     }
 
@@ -175,6 +182,10 @@ impl From<SecretsError> for AgentError {
 struct Before {
     /// The generation that held.
     generation: Option<u64>,
+    /// Where that one had links.
+    links: Vec<PathBuf>,
+    /// Where the new one has them.
+    new_links: Vec<PathBuf>,
     /// Links of others that ours replaced, with what they pointed to.
     replaced: Vec<(PathBuf, PathBuf)>,
 }
@@ -230,7 +241,40 @@ impl SecretsComponent {
         let new = opened.write(&self.places)?;
         memory::switch(&self.places, new.number)?;
         links::place(&self.places, old.as_ref(), &new)?;
+        if with_system {
+            own::watch(&self.places, &new);
+        }
         Ok(units::changes(old.as_ref(), &new))
+    }
+
+    /// A power cut took the memory and left links on the disk. The early unit may have brought back what was committed
+    /// half-way and is not to last: then the set from before takes its place.
+    fn after_boot(&self, layout: &Layout, before: &Before) -> Result<units::Changes, SecretsError> {
+        let current = || Generation::current(&self.places);
+        let half = |g: &Generation| g.digest == self.digest;
+        let now = current()?.filter(half);
+        let lasts = kept::digest(layout).as_ref() == Some(&self.digest);
+        let mut changes = units::Changes::default();
+        if let Some(now) = now.filter(|_| !lasts) {
+            kept::bring_back(layout, &self.places, false)?;
+            match current()?.filter(|g| !half(g)) {
+                Some(old) => changes = units::changes(Some(&now), &old),
+                None => {
+                    memory::forget(&self.places)?;
+                    links::take_away(&self.places, &now);
+                    memory::remove(&self.places, now.number);
+                }
+            }
+        }
+        if !lasts {
+            let stale = before
+                .new_links
+                .iter()
+                .filter(|path| !before.links.contains(path));
+            stale.for_each(|path| links::remove(&self.places, path));
+            links::bring_back(&before.replaced);
+        }
+        Ok(changes)
     }
 
     fn back(&mut self, ctx: &Context) -> Result<units::Changes, SecretsError> {
@@ -309,8 +353,11 @@ impl Component for SecretsComponent {
 
     fn record(&mut self, ctx: &Context, _: &mut Recorded) -> Result<(), AgentError> {
         let opened = self.opened(activate::system_goal(ctx).is_some())?;
+        let now = Generation::current(&self.places)?;
         let before = Before {
-            generation: Generation::current(&self.places)?.map(|g| g.number),
+            generation: now.as_ref().map(|g| g.number),
+            links: now.map(|g| g.links()).unwrap_or_default(),
+            new_links: links::wanted(&opened),
             replaced: links::others(&self.places, &opened),
         };
         self.opened = Some(opened);
@@ -352,7 +399,7 @@ impl Component for SecretsComponent {
             return Ok(None);
         };
         if let Some(owned) = now.own(&self.places)? {
-            // Users whom this activation made; without the module's snippet they come later than their secrets.
+            // Users whom nobody saw coming: a name service's, say.
             units::act(ctx, &owned)
                 .map_or_else(|fault| Ok(Some(fault)), |()| units::judge(ctx, &now))
         } else {
@@ -382,11 +429,17 @@ impl Component for SecretsComponent {
         Ok(kept::put_back(&ctx.layout, &ctx.dir())?)
     }
 
+    fn after_power_cut(&mut self, ctx: &Context, _: &Recorded) -> Result<(), AgentError> {
+        let changes = self.after_boot(&ctx.layout, &Self::before(ctx)?)?;
+        units::act(ctx, &changes).map_err(|fault| AgentError::Component {
+            component: NAME.to_owned(),
+            message: fault.message,
+        })
+    }
+
     fn revert(&mut self, ctx: &Context, _: &Recorded) -> Result<(), AgentError> {
         let changes = self.back(ctx)?;
-        if activate::system_goal(ctx).is_some() {
-            return units::leave_to_switch(&changes);
-        }
+        // The system went back before, in reverse order: what its switch started has read the new secrets.
         match units::act(ctx, &changes) {
             Ok(()) => Ok(()),
             Err(fault) => Err(AgentError::Component {

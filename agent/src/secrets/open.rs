@@ -148,6 +148,8 @@ fn content(
     hint: &str,
 ) -> Result<Content, SecretsError> {
     let fail = |source: trueup_secrets::Error| SecretsError::Open {
+        // Without any key of its own the host is at fault, not the file: a file system that is mounted later, say.
+        evidence: !identities.is_empty(),
         file: file.source.clone(),
         hint: match &source {
             trueup_secrets::Error::NoKey { .. } | trueup_secrets::Error::AgeFile { .. } => {

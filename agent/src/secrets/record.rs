@@ -121,6 +121,16 @@ impl Generation {
         }
     }
 
+    /// Where links to its files are.
+    pub(super) fn links(&self) -> Vec<PathBuf> {
+        self.entries.iter().filter_map(|e| e.path.clone()).collect()
+    }
+
+    /// Owners that were not there when it was written.
+    pub(super) fn has_pending(&self) -> bool {
+        self.entries.iter().any(|e| e.pending.is_some())
+    }
+
     fn folder(&self, places: &Places) -> PathBuf {
         places.generations().join(self.number.to_string())
     }
@@ -165,7 +175,7 @@ impl Generation {
 
     /// Gives files to owners that were not there when it was written. `Some`: what changed by that.
     pub(super) fn own(&self, places: &Places) -> Result<Option<Changes>, SecretsError> {
-        if self.entries.iter().all(|e| e.pending.is_none()) {
+        if !self.has_pending() {
             return Ok(None);
         }
         let people = People::read();

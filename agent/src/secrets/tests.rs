@@ -255,6 +255,12 @@ fn a_reboot_brings_back_what_was_committed() {
         first,
         "what is right is left alone"
     );
+    // A unit that starts in the middle of an attempt finds a newer set, and leaves it.
+    world
+        .put(&world.goal("a: two\n", &[("a", "a")]))
+        .expect("put");
+    restore(&world.layout(), &world.places(), false).expect("left alone");
+    assert_eq!(world.read("a"), "two");
     let kept = fs::read_to_string(world.layout().file("secrets.json")).expect("there");
     assert!(!kept.contains("one"), "only ciphertext stays on the disk");
 }
@@ -294,4 +300,147 @@ fn without_any_secret_there_is_nothing_to_find() {
     assert_eq!(look(Some(&none)).digest, Some(none.clone()));
     assert_eq!(look(None), Looked::default());
     assert!(!Path::new(&world.places().root).exists());
+}
+
+fn component(world: &World, goal: &SecretsGoal) -> SecretsComponent {
+    SecretsComponent {
+        goal: goal.clone(),
+        digest: secrets_digest(goal),
+        places: world.places(),
+        opened: None,
+    }
+}
+
+/// As a power cut leaves it: the disk has links, the memory is empty.
+fn cut_the_power(world: &World) {
+    fs::remove_dir_all(world.places().root).expect("forgotten");
+}
+
+#[test]
+fn a_power_cut_in_the_first_delivery_leaves_no_dangling_link() {
+    let world = World::new();
+    let (link, other) = (
+        world.dir.path().join("link"),
+        world.dir.path().join("other"),
+    );
+    std::os::unix::fs::symlink("/somebody/else", &other).expect("linked");
+    let mut goal = world.goal("a: one\nb: two\n", &[("a", "a"), ("b", "b")]);
+    goal.secrets[0].path = Some(link.display().to_string());
+    goal.secrets[1].path = Some(other.display().to_string());
+    let opened = open(&goal, &secrets_digest(&goal), false).expect("opened");
+    let before = Before {
+        generation: None,
+        links: Vec::new(),
+        new_links: links::wanted(&opened),
+        replaced: links::others(&world.places(), &opened),
+    };
+    fs::create_dir_all(world.layout().root).expect("made");
+    world.put(&goal).expect("put");
+    cut_the_power(&world);
+    assert!(fs::symlink_metadata(&link).is_ok(), "it dangles");
+    let part = component(&world, &goal);
+    part.after_boot(&world.layout(), &before).expect("mended");
+    assert!(fs::symlink_metadata(&link).is_err());
+    let back = fs::read_link(&other).expect("there");
+    assert_eq!(back, Path::new("/somebody/else"));
+    // Again, as a second power cut would have it.
+    part.after_boot(&world.layout(), &before).expect("mended");
+}
+
+#[test]
+fn a_power_cut_in_a_later_delivery_keeps_the_links_that_there_were() {
+    let world = World::new();
+    let (link, new) = (world.dir.path().join("link"), world.dir.path().join("new"));
+    let mut old = world.goal("a: one\n", &[("a", "a")]);
+    old.secrets[0].path = Some(link.display().to_string());
+    fs::create_dir_all(world.layout().root).expect("made");
+    world.put(&old).expect("put");
+    kept::keep(&world.layout(), &secrets_digest(&old), &old).expect("kept");
+    let mut goal = world.goal("a: two\nb: two\n", &[("a", "a"), ("b", "b")]);
+    goal.secrets[0].path.clone_from(&old.secrets[0].path);
+    goal.secrets[1].path = Some(new.display().to_string());
+    let now = Generation::current(&world.places())
+        .expect("read")
+        .expect("there");
+    let before = Before {
+        generation: Some(now.number),
+        links: now.links(),
+        new_links: vec![link.clone(), new.clone()],
+        replaced: Vec::new(),
+    };
+    world.put(&goal).expect("put");
+    cut_the_power(&world);
+    restore(&world.layout(), &world.places(), false).expect("the early unit");
+    let part = component(&world, &goal);
+    part.after_boot(&world.layout(), &before).expect("mended");
+    assert_eq!(fs::read_to_string(&link).expect("linked"), "one");
+    assert!(fs::symlink_metadata(&new).is_err(), "no dangling link");
+    assert_eq!(world.read("a"), "one");
+}
+
+#[test]
+fn what_the_early_unit_brought_back_of_a_commit_that_does_not_last_goes_back() {
+    let world = World::new();
+    fs::create_dir_all(world.layout().root).expect("made");
+    let old = world.goal("a: one\n", &[("a", "a")]);
+    let new = world.goal("a: two\nb: three\n", &[("a", "a"), ("b", "b")]);
+    // Committed, and the power went before the seal.
+    kept::keep(&world.layout(), &secrets_digest(&new), &new).expect("kept");
+    restore(&world.layout(), &world.places(), false).expect("the early unit");
+    assert_eq!(world.read("a"), "two");
+    // What `uncommit` does.
+    kept::keep(&world.layout(), &secrets_digest(&old), &old).expect("kept");
+    let part = component(&world, &new);
+    let changes = part.after_boot(&world.layout(), &Before::default());
+    assert_eq!(world.read("a"), "one");
+    assert!(!world.places().link().join("b").exists());
+    let restart = changes.expect("mended").restart;
+    assert_eq!(restart.into_iter().collect::<Vec<_>>(), ["a.service"]);
+    // The same where nothing was kept before.
+    kept::keep(&world.layout(), &secrets_digest(&new), &new).expect("kept");
+    restore(&world.layout(), &world.places(), false).expect("the early unit");
+    fs::remove_file(world.layout().file("secrets.json")).expect("removed");
+    part.after_boot(&world.layout(), &Before::default())
+        .expect("mended");
+    assert!(!world.places().link().exists());
+}
+
+#[test]
+fn a_host_key_that_is_not_mounted_yet_is_waited_for() {
+    let world = World::new();
+    let mut goal = world.goal("a: one\n", &[("a", "a")]);
+    let late = world.dir.path().join("persist/key");
+    goal.identity_files = vec![late.display().to_string()];
+    let error = world.put(&goal).expect_err("refused");
+    assert!(!error.is_evidence(), "the next try may find it");
+    let told = error.to_string();
+    assert!(told.contains("persist/key is not there"), "{told}");
+    fs::create_dir(late.parent().expect("a folder")).expect("mounted");
+    fs::copy(world.dir.path().join("key"), &late).expect("there");
+    world.put(&goal).expect("put");
+    assert_eq!(world.read("a"), "one");
+}
+
+#[test]
+fn a_process_that_holds_plain_text_leaves_no_core_and_is_not_swapped_out() {
+    let world = World::new();
+    world
+        .put(&world.goal("a: one\n", &[("a", "a")]))
+        .expect("put");
+    let limits = fs::read_to_string("/proc/self/limits").expect("read");
+    let core = limits.lines().find(|l| l.starts_with("Max core file size"));
+    let words: Vec<&str> = core.expect("a line").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"]);
+    let dumpable = rustix::process::dumpable_behavior().expect("asked");
+    assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
+    if rustix::process::geteuid().is_root() {
+        let status = fs::read_to_string("/proc/self/status").expect("read");
+        let of = |name: &str| -> u64 {
+            let line = status.lines().find_map(|l| l.strip_prefix(name));
+            let number = line.expect("a line").trim().trim_end_matches(" kB");
+            number.parse().expect("a number")
+        };
+        assert!(of("VmLck:") > 0, "nothing of it may be swapped out");
+        assert_eq!(of("VmSwap:"), 0);
+    }
 }

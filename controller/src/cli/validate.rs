@@ -29,12 +29,17 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Style::Plain
     };
     // Encrypted files are named from the repository's root, which is above `fleet/`.
-    let read = match Fleet::above(&folder) {
+    let repository = Fleet::above(&folder);
+    let read = match &repository {
         Some(fleet) => fleet.check(&files),
         None => manifest::resolve(&files),
     };
     match read {
         Ok(fleet) => {
+            let too_large = repository.map_or_else(Vec::new, |r| r.too_large(&fleet));
+            if !too_large.is_empty() {
+                return Err(CliError::failed(too_large.join("\n")));
+            }
             let names = match fleet.hosts.len() {
                 1 => "1 host".to_owned(),
                 n => format!("{n} hosts"),

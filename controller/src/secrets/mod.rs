@@ -1,6 +1,7 @@
 //! What manifests say of secrets, held against the encrypted files: who can open which, which keys are there, and what
 //! each host is sent. No file is opened here and no plain text seen: bytes come from whoever asks.
 
+mod changes;
 mod goal;
 mod readers;
 
@@ -11,6 +12,7 @@ use trueup_schema::kind::{ResolvedFleet, ResolvedHost, ResolvedSecret, SecretFor
 use trueup_schema::manifest::{ProblemKind, SecretSources, SourceFault};
 use trueup_secrets::{Encrypted, Error, Format};
 
+pub use changes::{Differs, SecretChange, changes};
 pub use goal::{GoalError, goals};
 pub use readers::{Access, Readers, host_recipients};
 

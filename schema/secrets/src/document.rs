@@ -309,6 +309,32 @@ impl Plain {
 }
 
 impl Encrypted {
+    /// Whether a value, or the whole content, stands in both files as the same text: sealed, or in the clear.
+    pub fn has_same(&self, path: Option<&str>, other: &Self, its_path: Option<&str>) -> bool {
+        let at = |file: &'_ Self, path: &str| {
+            let first = file.docs.first().map(Vec::as_slice).unwrap_or_default();
+            find(first, path).ok().cloned()
+        };
+        match (path, its_path) {
+            (None, None) => self.format == other.format && self.docs == other.docs,
+            (Some(a), Some(b)) => {
+                let (mine, its) = (at(self, a), at(other, b));
+                mine.is_some() && mine == its
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether some recipient's sealed data key is the same in both, so that the data key is.
+    pub fn shares_key_with(&self, other: &Self) -> bool {
+        let sealed = |file: &Self| -> Vec<String> {
+            let groups = file.meta.groups.iter().flat_map(|g| &g.age);
+            groups.map(|key| key.enc.trim().to_owned()).collect()
+        };
+        let its = sealed(other);
+        sealed(self).iter().any(|enc| its.contains(enc))
+    }
+
     /// Whether the key exists and can be a secret, as far as this is visible without a key.
     pub fn check_key(&self, path: &str) -> Result<(), Error> {
         let fail = |reason: String| Error::Lookup {

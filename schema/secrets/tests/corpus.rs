@@ -535,3 +535,62 @@ fn ssh_recipients_may_carry_their_comment() {
         );
     }
 }
+
+/// Sources of the programs and of all tests, by their text.
+fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            found.push((
+                path.display().to_string(),
+                fs::read_to_string(&path).unwrap(),
+            ));
+        }
+    }
+}
+
+#[test]
+fn no_source_of_ours_knows_a_case_by_its_id_or_a_hash_of_it() {
+    let Some(root) = corpus() else { return };
+    let mut words = std::collections::BTreeSet::new();
+    let mut common_words = std::collections::BTreeSet::new();
+    for manifest in ["manifest.json", "age/manifest.json"] {
+        let manifest = json(&root.join(manifest));
+        let cases = manifest.get("cases").unwrap_or(&manifest);
+        for case in cases.as_array().unwrap() {
+            let id = case["id"].as_str().unwrap();
+            // An id that is a word of the language says nothing elsewhere; what reads files has no use for it.
+            if id.chars().all(|c| c.is_ascii_alphabetic()) {
+                common_words.insert(format!("\"{id}\""));
+            } else {
+                words.insert(id.to_owned());
+            }
+            for field in ["sha256", "as_json_sha256"] {
+                words.extend(case["expect"][field].as_str().map(str::to_owned));
+            }
+            for field in ["data_key_hex", "mac_plain"] {
+                words.extend(case["debug"][field].as_str().map(str::to_owned));
+            }
+            words.extend(case["file"].as_str().map(str::to_owned));
+        }
+    }
+    assert!(words.len() > 200, "{}", words.len());
+    let mut ours = Vec::new();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    sources(&workspace, &mut ours);
+    assert!(ours.len() > 200, "{}", ours.len());
+    let known: Vec<String> = ours
+        .iter()
+        .flat_map(|(path, text)| {
+            let reads = path.contains("schema/secrets/src/");
+            let more = common_words.iter().filter(move |_| reads);
+            let all = words.iter().chain(more);
+            let found = all.filter(|word| text.contains(word.as_str()));
+            found.map(move |word| format!("{path}: {word}"))
+        })
+        .collect();
+    assert!(known.is_empty(), "{}", known.join("\n"));
+}

@@ -7,6 +7,7 @@ use trueup_schema::kind::Reboot as Policy;
 use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 
 use super::units::Units;
+use crate::secrets::SecretChange;
 
 /// What one revision would change against another.
 #[derive(Debug, Serialize)]
@@ -104,6 +105,8 @@ pub struct HostPlan {
     pub change: Change,
     /// Fields of its manifest, defaults filled in.
     pub manifest: Vec<Field>,
+    /// Its secrets, from ciphertext alone.
+    pub secrets: Vec<SecretChange>,
     pub closure_from: Option<StorePath>,
     pub closure_to: Option<StorePath>,
     #[serde(flatten)]
@@ -122,6 +125,7 @@ impl HostPlan {
             name: name.clone(),
             change,
             manifest: Vec::new(),
+            secrets: Vec::new(),
             closure_from: None,
             closure_to: None,
             effects: Effects::default(),

@@ -20,6 +20,7 @@ use super::{CliError, Ctx, Exit, diff, host_arg};
 use crate::api::document::API_VERSION;
 use crate::edge::nix::Nix;
 use crate::edge::source::Local;
+use crate::secrets;
 use document::{Change, Commit, Field, HostPlan, Plan, Summary};
 pub(super) use side::Scratch;
 use side::Side;
@@ -265,6 +266,13 @@ async fn one(name: &HostName, before: Option<&Side>, after: &Side, nix: &Nix) ->
         } else {
             Change::Changed
         };
+    }
+    host.secrets = secrets::changes(
+        before.and_then(|b| b.opened.secrets.get(name)),
+        after.opened.secrets.get(name),
+    );
+    if !host.secrets.is_empty() && host.change == Change::Unchanged {
+        host.change = Change::Changed;
     }
     let was = before
         .and_then(|b| b.results.get(name))

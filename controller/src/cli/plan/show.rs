@@ -9,6 +9,7 @@ use super::super::Ctx;
 use super::super::output::{Columns, bytes};
 use super::document::{Change, Effects, Field, HostPlan, Known, Package, Plan, Reboot, Size};
 use super::units::Units;
+use crate::secrets::{Differs, SecretChange};
 
 /// Packages that are named; the others are counted.
 const PACKAGES_NAMED: usize = 4;
@@ -91,9 +92,13 @@ fn what(host: &HostPlan) -> String {
         Change::New => parts.push("joins the fleet".to_owned()),
         Change::Unchanged | Change::Changed => {}
     }
+    parts.extend(host.secrets.iter().map(secret));
     if host.closure_from.is_some() && host.closure_from != host.closure_to {
         parts.extend(effects(host));
-    } else if host.change == Change::Changed && host.closure_from.is_none() {
+    } else if host.change == Change::Changed
+        && host.closure_from.is_none()
+        && host.closure_to.is_some()
+    {
         parts.push("could not be evaluated before".to_owned());
     }
     parts.join(" · ")
@@ -137,6 +142,30 @@ fn field(f: &Field) -> String {
         other => other.to_string(),
     };
     format!("{} {} → {}", f.field, text(&f.from), text(&f.to))
+}
+
+/// `secret token: another value, restart web.service`. Its value is never known here.
+fn secret(change: &SecretChange) -> String {
+    let what = match change.differs {
+        Differs::New => "new",
+        Differs::Removed => "removed",
+        Differs::Value => "another value",
+        Differs::Sealed => "sealed anew; if its value is another",
+        Differs::Access => "another owner or mode",
+        Differs::Place => "another place or other units",
+    };
+    let mut parts = vec![what.to_owned()];
+    for (word, units) in [("restart", &change.restart), ("reload", &change.reload)] {
+        if !units.is_empty() {
+            parts.push(format!("{word} {}", units.join(" ")));
+        }
+    }
+    if change.activates {
+        parts.push("the running closure's activation again, for its users".to_owned());
+    } else if parts.len() == 1 && change.differs == Differs::Sealed {
+        parts.push("no unit to restart".to_owned());
+    }
+    format!("secret {}: {}", change.name, parts.join(", "))
 }
 
 fn packages(e: &Effects) -> Option<String> {
@@ -287,6 +316,7 @@ fn cells(host: &HostPlan) -> [String; 5] {
         ];
     }
     change.extend(host.manifest.iter().map(field));
+    change.extend(host.secrets.iter().map(secret));
     let differs = host.closure_from.is_some()
         && host.closure_to.is_some()
         && host.closure_from != host.closure_to;

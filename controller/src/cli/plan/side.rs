@@ -15,7 +15,7 @@ use trueup_schema::{HostName, Revision};
 use super::super::{CliError, Ctx, Exit};
 use crate::edge::nix::{Nix, NixSettings};
 use crate::edge::source::{Desired, ReadFile};
-use crate::secrets::{Found, Repository};
+use crate::secrets::{Found, Repository, goals};
 use crate::settings::{self, Fragment, Limits};
 
 /// A folder of ours for trees and logs, gone at the end.
@@ -70,8 +70,8 @@ pub fn nix(fragment: &Fragment, store: Option<String>, scratch: &Path) -> Nix {
     })
 }
 
-/// Manifests as a person's screen has them, with the encrypted files that they name: all problems of a revision as one
-/// text, then their number. What hosts are sent is no plan's business.
+/// Manifests as a person's screen has them, with the encrypted files that they name, and what each host is sent of
+/// those: all problems of a revision as one text, then their number.
 pub fn read(files: &[(String, Vec<u8>)], file: ReadFile<'_>) -> Result<Desired, Vec<String>> {
     let source = |name: &str| file(name).map_or(Found::Missing, Found::File);
     let repository = Repository::new(&source);
@@ -79,10 +79,9 @@ pub fn read(files: &[(String, Vec<u8>)], file: ReadFile<'_>) -> Result<Desired, 
         let text = manifest::render(&problems, Style::Plain);
         vec![text.trim_end().to_owned(), manifest::count(&problems)]
     })?;
-    Ok(Desired {
-        fleet,
-        secrets: BTreeMap::new(),
-    })
+    let secrets = goals(&fleet, &source)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Desired { fleet, secrets })
 }
 
 /// Nothing is fetched here: what fails is finding a commit.

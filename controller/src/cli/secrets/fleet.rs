@@ -7,7 +7,7 @@ use trueup_schema::kind::FleetManifests;
 use trueup_schema::manifest::{self, Problem};
 
 use super::Failure;
-use crate::secrets::{Found, Repository};
+use crate::secrets::{Found, Repository, goals};
 
 /// Folders above that are searched.
 const LEVELS_MAX: usize = 100;
@@ -92,6 +92,15 @@ impl Fleet {
             .unwrap_or_else(|_| workdir.to_owned());
         real.strip_prefix(&workdir)
             .is_ok_and(|name| index.get_path(name, 0).is_some())
+    }
+
+    /// What no intent would hold, host by host.
+    pub fn too_large(&self, manifests: &FleetManifests) -> Vec<String> {
+        let read = |source: &str| self.read(source);
+        match goals(manifests, &read) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
     }
 
     /// Manifests against encrypted files.
