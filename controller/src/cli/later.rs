@@ -8,8 +8,6 @@ use super::CliError;
 #[derive(Debug, Subcommand)]
 pub(super) enum Later {
     #[command(hide = true)]
-    Init(Rest),
-    #[command(hide = true)]
     Why(Rest),
     #[command(hide = true)]
     Rollout(Rest),
@@ -24,7 +22,6 @@ pub(super) struct Rest {
 
 pub(super) fn answer(verb: &Later) -> CliError {
     let (word, instead) = match verb {
-        Later::Init(_) => ("init", "write fleet/fleet.yaml by hand: docs/guide.md"),
         Later::Why(_) => ("why", "trueup describe host/NAME"),
         Later::Rollout(_) => ("rollout", "the limits in `spec.rollout` of the Fleet"),
     };

@@ -1,5 +1,5 @@
 //! The command line: parses, calls one verb, turns its result into words and an exit code. Most verbs are clients of the
-//! API; `validate`, `schema`, `secrets`, `plan`, `diff`, `doctor`, `db` and `completions`
+//! API; `init`, `validate`, `schema`, `secrets`, `plan`, `diff`, `doctor`, `db` and `completions`
 //! need no controller.
 
 mod adopt;
@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod get;
 mod history;
+mod init;
 mod later;
 mod leave;
 mod logs;
@@ -60,6 +61,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Init(init::Args),
     Run(run::Args),
     Get(get::Args),
     Describe(describe::Args),
@@ -153,6 +155,7 @@ fn error_word(screen: Screen) -> &'static str {
 
 fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     match verb {
+        Verb::Init(args) => init::run(args, ctx),
         Verb::Run(args) => run::run(args, ctx),
         Verb::Get(args) => get::run(args, ctx),
         Verb::Describe(args) => describe::run(args, ctx),

@@ -3,6 +3,7 @@
 pub mod db;
 pub mod exec;
 pub mod keys;
+pub mod keyscan;
 pub mod nix;
 pub mod source;
 pub mod ssh;

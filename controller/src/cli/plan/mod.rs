@@ -4,7 +4,7 @@
 mod closure;
 mod document;
 mod show;
-mod side;
+pub(super) mod side;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};

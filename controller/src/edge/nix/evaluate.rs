@@ -235,7 +235,7 @@ fn flake(tree: &Tree) -> String {
     )
 }
 
-fn not_run(error: ExecError) -> EvalFailure {
+pub(super) fn not_run(error: ExecError) -> EvalFailure {
     let next = match error {
         ExecError::TimedOut { .. } => "; limits.evaluationTimeout in trueup.yaml is the limit",
         ExecError::TooMuchMemory { .. } => {
@@ -261,7 +261,7 @@ const TRANSIENT: [&str; 7] = [
     "database is busy",
 ];
 
-fn failed(exit: &Exit) -> EvalFailure {
+pub(super) fn failed(exit: &Exit) -> EvalFailure {
     let text = exit.err_text();
     let transient = exit.code.is_none() || TRANSIENT.iter().any(|t| text.contains(t));
     // Nix prints the trace first and the cause last.

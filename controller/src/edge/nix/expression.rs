@@ -29,7 +29,7 @@ pub(super) fn parts(attribute: &str) -> Option<Vec<String>> {
     Some(parts)
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

@@ -15,6 +15,7 @@ mod info;
 mod inspect;
 mod log;
 mod machines;
+mod outputs;
 mod publish;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use inspect::Derivation;
+pub use outputs::{Asked, NAMES_MAX, Output};
 
 use super::exec::{self, ExecError, ExecSpec, Exit, Limits};
 
