@@ -12,7 +12,7 @@ use crate::{
     resume, secrets,
 };
 
-const USAGE: &str = "trueup-agent version [-o json] | report | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
+const USAGE: &str = "trueup-agent version [-o json] | report | keys | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
 | resume | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
@@ -89,6 +89,11 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
                 }
                 _ => Ok(()),
             }
+        }
+        "keys" => {
+            let envelope = offer::read_envelope(stdin().lock())?;
+            crate::trust::take_list(&layout, &envelope.signed).map_err(AgentError::Keys)?;
+            offer::say(out, &report::take(&layout)?)
         }
         "want" => offer::say(out, &offer::want(rest)?),
         "watch" => {

@@ -91,6 +91,9 @@ pub enum AgentError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
+    /// A list of the controller's keys.
+    #[error("{0}; nothing changed")]
+    Keys(trust::TrustError),
     /// Standard output is gone.
     #[error("can't answer: {0}")]
     Answer(std::io::Error),

@@ -8,7 +8,7 @@ use trueup_core::agent::{Phase, State};
 use trueup_schema::Timestamp;
 use trueup_schema::wire::{
     Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FORMAT, Hold, Identity,
-    Intent, Order, OtherManager, Report, Running, SECRETS_V1, SYSTEM_V1,
+    Intent, OTHER_MANAGERS, Order, OtherManager, Report, Running, SECRETS_V1, SYSTEM_V1,
 };
 
 use crate::files::{self, Layout};
@@ -21,14 +21,6 @@ pub const UNDERSTANDS: [&str; 2] = [SYSTEM_V1, SECRETS_V1];
 /// What this program understands.
 #[cfg(feature = "planted")]
 pub const UNDERSTANDS: [&str; 3] = [SYSTEM_V1, SECRETS_V1, crate::second::SECOND_V1];
-/// Units of other tools that deploy.
-const OTHERS: [(&str, &str); 5] = [
-    ("nixos-upgrade", "nixos-upgrade.timer"),
-    ("comin", "comin.service"),
-    ("cachix-agent", "cachix-agent.service"),
-    ("bento", "bento-upgrade.timer"),
-    ("npins-deploy", "npins-deploy.timer"),
-];
 /// More differences are not told.
 const MAX_WARNINGS: usize = 16;
 /// More host keys are not told.
@@ -95,6 +87,7 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
         components: components(layout, intent.as_ref(), &secrets)?,
         attempt,
         other_managers: others(&units),
+        keys: Some(crate::trust::report(layout)),
         hold: hold(layout)?,
         warnings,
     })
@@ -217,7 +210,7 @@ fn components(
 }
 
 fn others(units: &Units) -> Vec<OtherManager> {
-    OTHERS
+    OTHER_MANAGERS
         .iter()
         .filter(|(_, unit)| {
             units

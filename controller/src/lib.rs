@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 mod crash;
 pub mod edge;
+mod keyroom;
 pub mod run;
 pub mod secrets;
 pub mod settings;

@@ -15,12 +15,13 @@ use trueup_engine::{Engine, EngineError, Ports, WAKES, Wake};
 use crate::api;
 use crate::crash;
 use crate::edge::db::{OpenError, SqliteDb};
-use crate::edge::keys::{FleetKey, KeyError, StoreKey};
-use crate::edge::nix::{Nix, NixSettings};
+use crate::edge::keys::KeyError;
+use crate::edge::nix::{Nix, NixSettings, SigningRing};
 use crate::edge::source::{Bounds, Credentials, Desired, GitSource, ReadFile, SourceSettings};
 use crate::edge::ssh::{Masters, SshHosts, SshSettings};
 use crate::edge::tokio_rt::TokioRt;
 use crate::edge::webhook::Webhooks;
+use crate::keyroom::KeyRoom;
 use crate::settings::Settings;
 
 /// What programs that we start get of our environment, and nothing else.
@@ -39,7 +40,7 @@ const PASSED_ON: [&str; 10] = [
 /// Nix' name for the store that it chooses itself.
 const AUTO: &str = "auto";
 /// What hosts' `trusted-public-keys` call the key that is made at first start.
-const STORE_KEY_NAME: &str = "trueup-1";
+pub(crate) const STORE_KEY_NAME: &str = "trueup-1";
 
 /// Why the controller does not run (any more).
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +132,8 @@ async fn serve(
     let db = SqliteDb::open(&settings.db_folder())?;
     let (wake, wakes) = mpsc::channel(WAKES);
     let term = db.term();
-    let mut ports = ports(settings, &db, masters).await?;
+    let keys = KeyRoom::open(settings)?;
+    let (mut ports, nix) = ports(settings, &db, &keys, masters).await?;
     if let Some(hosts) = hosts {
         ports.hosts = hosts;
     }
@@ -143,6 +145,7 @@ async fn serve(
             // Full means that the engine has yet to read what all of these tell it to read.
             wake: Arc::new(move |w: Wake| drop(wake.try_send(w))),
             logs_dir: settings.logs_dir(),
+            keys: Arc::new(keys.with(nix)),
         },
     )?;
     tracing::info!(
@@ -204,6 +207,7 @@ pub(crate) fn nix_settings(settings: &Settings, signing_key: PathBuf) -> NixSett
         evaluations: settings.limits.evaluations as usize,
         build_silence: settings.limits.build_silence,
         signing_key,
+        ring: SigningRing::default(),
     }
 }
 
@@ -223,6 +227,7 @@ pub(crate) fn ssh_settings(settings: &Settings, pin: String, store_key: String) 
         hub: hub(settings),
         agents: settings.agent_packages.clone(),
         pin,
+        book: None,
         store_key,
     }
 }
@@ -234,23 +239,20 @@ fn hub(settings: &Settings) -> Option<String> {
 async fn ports(
     settings: &Settings,
     db: &SqliteDb,
+    keys: &KeyRoom,
     masters: &OnceCell<Masters>,
-) -> Result<Ports, RunError> {
-    let keys = settings.state_dir.join("keys");
-    let key = FleetKey::load_or_make(&keys)?;
-    let store_key = match &settings.signing_key_file {
-        Some(file) if !file.exists() => {
-            return Err(RunError::NoSigningKey { path: file.clone() });
-        }
-        Some(file) => StoreKey::load(file)?,
-        None => StoreKey::load_or_make(&keys, STORE_KEY_NAME)?,
-    };
-    let nix = Nix::new(nix_settings(settings, store_key.file));
-    let hosts = SshHosts::new(ssh_settings(settings, key.cluster(), store_key.public))
-        .map_err(system("making the folder for ssh's sockets"))?;
+) -> Result<(Ports, Nix), RunError> {
+    let mut nix = nix_settings(settings, keys.store_key().file);
+    nix.ring = keys.ring();
+    let nix = Nix::new(nix);
+    let key = keys.fleet_key().clone();
+    let mut ssh = ssh_settings(settings, key.cluster(), keys.store_key().public);
+    ssh.book = Some(Rc::new(key.clone()));
+    let hosts = SshHosts::new(ssh).map_err(system("making the folder for ssh's sockets"))?;
     masters.get_or_init(|| hosts.masters());
+    let for_keys = nix.clone();
     let nix = Rc::new(nix);
-    Ok(Ports {
+    let ports = Ports {
         db: Rc::new(db.clone()),
         source: Rc::new(GitSource::new(source_settings(settings)?)),
         evaluator: nix.clone(),
@@ -261,7 +263,8 @@ async fn ports(
         alerts: Rc::new(Webhooks),
         rt: Rc::new(TokioRt::new()),
         crash: crash::hook(),
-    })
+    };
+    Ok((ports, for_keys))
 }
 
 /// Manifests with their encrypted files: what holds, and what each host is sent of them.

@@ -190,6 +190,7 @@ pub enum Reason {
     NudgeRequested,
     NudgeHandled,
     ControllerStarted,
+    KeysRotated,
     AlertFailed,
     Bug,
 }

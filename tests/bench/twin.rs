@@ -217,6 +217,7 @@ impl Twin {
                 })
                 .collect(),
             other_managers: Vec::new(),
+            keys: None,
             hold: None,
             warnings: Vec::new(),
         }

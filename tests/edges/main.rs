@@ -3,6 +3,7 @@
 
 mod db;
 mod exec;
+mod init;
 mod nix;
 mod nixos;
 mod remote;

@@ -53,6 +53,7 @@ fn settings(dir: &Path, env: BTreeMap<String, std::ffi::OsString>) -> NixSetting
         evaluation_wall: Duration::from_secs(60),
         evaluations: 2,
         build_silence: Duration::from_secs(60),
+        ring: trueup::edge::nix::SigningRing::default(),
         signing_key: StoreKey::load_or_make(&dir.join("keys"), "test-1")
             .unwrap()
             .file,

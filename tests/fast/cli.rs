@@ -96,14 +96,7 @@ impl Place {
     /// With a controller that has read the fleet and found no host.
     fn running() -> Self {
         let mut place = Self::new();
-        let log = std::fs::File::create(place.path("controller.log")).unwrap();
-        let child = place
-            .command(&["run", "--config"])
-            .arg(place.path("trueup.yaml"))
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        place.controller = Some(child);
+        place.start();
         place.until("all hosts are unreachable", |p| {
             let said = p.ask(&["get", "hosts", "-o", "json"]);
             let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
@@ -112,6 +105,30 @@ impl Place {
                 && hosts.iter().all(|h| h["status"]["phase"] == "Unreachable")
         });
         place
+    }
+
+    fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("controller.log"))
+            .unwrap();
+        let child = self
+            .command(&["run", "--config"])
+            .arg(self.path("trueup.yaml"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.controller = Some(child);
+    }
+
+    /// `kill -9`, and a new one.
+    fn restart(&mut self) {
+        let mut controller = self.controller.take().unwrap();
+        controller.kill().unwrap();
+        controller.wait().unwrap();
+        self.start();
+        self.until("it answers again", |p| p.ask(&["get", "hosts"]).code == 0);
     }
 
     fn path(&self, part: &str) -> PathBuf {
@@ -185,6 +202,7 @@ impl Place {
             .replace(&dir, "DIR")
             .replace(env!("CARGO_PKG_VERSION"), "VERSION");
         for (pattern, with) in [
+            (r"[A-Za-z0-9+/]{43}=", "KEY"),
             (r"[0-9a-f]{40}", "SHA1"),
             (r"sha1:[0-9a-f]{7}", "sha1:1234567"),
             (r"`[0-9a-f]{7}`", "`1234567`"),
@@ -678,6 +696,11 @@ fn calls_that_make_no_sense_end_with_2_and_say_what_would() {
             &["rollback"],
             &["rollback", "web-1", "--host", "web-2"],
             &["validate", "/nonexistent"],
+            &["init", "/nonexistent"],
+            &["init", ".", "--path", "../out"],
+            &["adopt"],
+            &["keys", "rotate", "ssh"],
+            &["keys", "rotate", "store", "--force"],
         ],
     );
 }
@@ -742,6 +765,107 @@ fn the_doctor_names_each_trouble_with_its_fix() {
         );
     }
     assert!(!said.out.contains("ssh web-1"), "{}", said.out);
+}
+
+#[test]
+fn a_key_is_rotated_in_steps_that_outlive_the_controller() {
+    let mut place = Place::running();
+    let first = place.transcript(&[
+        &["keys", "status"],
+        &["keys", "rotate", "intent"],
+        &["keys", "rotate", "intent"],
+    ]);
+    let keys = |place: &Place| -> Value {
+        serde_json::from_str(&place.ask(&["keys", "status", "-o", "json"]).out).unwrap()
+    };
+    let before = keys(&place);
+    assert!(before["intent"]["next"].is_string(), "{before:#}");
+    place.restart();
+    assert_eq!(
+        keys(&place)["intent"],
+        before["intent"],
+        "a crash forgets no step"
+    );
+    let second = place.transcript(&[
+        &["keys", "rotate", "intent", "--finish"],
+        &["keys", "rotate", "intent", "--finish", "--force"],
+        &["keys", "rotate", "store"],
+        &["keys", "rotate", "store", "--finish"],
+        &["keys", "status"],
+        &["keys", "rotate", "store", "--finish", "--force"],
+        &["keys", "rotate", "store", "--finish"],
+        &["events", "--kind", "Keys"],
+    ]);
+    let after = keys(&place);
+    assert_eq!(after["intent"]["current"], before["intent"]["next"]);
+    assert!(
+        after["store"]["current"]
+            .as_str()
+            .unwrap()
+            .starts_with("trueup-2:")
+    );
+    golden("keys.txt", &[first, second].concat());
+}
+
+/// A controller that says this of its hosts and nothing else.
+fn says_of_hosts(place: &Place, document: Value) -> std::thread::JoinHandle<()> {
+    use std::io::{Read as _, Write as _};
+    let socket = std::os::unix::net::UnixListener::bind(place.path("api.sock")).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut asked = [0; 4096];
+        let n = stream.read(&mut asked).unwrap();
+        assert!(
+            asked[..n].starts_with(b"GET /v1/hosts "),
+            "{:?}",
+            String::from_utf8_lossy(&asked[..n])
+        );
+        let body = document.to_string();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).unwrap();
+    })
+}
+
+#[test]
+fn hosts_that_drifted_are_a_difference() {
+    let host = |name: &str, drifted: bool| {
+        let drift = serde_json::json!({"type": "Drifted", "status": "True", "reason": "Drifted", "message": "runs a, should run b",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedRevision": null});
+        serde_json::json!({"apiVersion": "trueup/v1alpha1", "kind": "Host", "metadata": {"name": name}, "spec": {}, "status": {
+            "phase": "Stalled", "detail": null, "outcome": null, "desiredRevision": null, "attemptedRevision": null,
+            "appliedRevision": null, "observedRevision": null, "desiredClosure": null, "runningClosure": null,
+            "bootedClosure": null, "bootDefaultClosure": null, "components": [],
+            "conditions": if drifted { vec![drift] } else { vec![] }, "lastReportTime": null, "nextAt": null}})
+    };
+    for (drifted, code, lines) in [(true, 3, "host/web-1\n"), (false, 0, "")] {
+        let place = Place::new();
+        let list = serde_json::json!({"apiVersion": "trueup/v1alpha1", "kind": "List", "metadata": {"dbRevision": 1},
+            "items": [host("web-1", drifted), host("web-2", false)]});
+        let server = says_of_hosts(&place, list);
+        let said = place.ask(&["get", "hosts", "--drifted", "-o", "name"]);
+        assert_eq!((said.code, said.out.as_str()), (code, lines), "{said:?}");
+        server.join().unwrap();
+    }
+}
+
+/// As kubectl: whoever ends a watch by Ctrl-C has ended the program, which a shell shows as 130.
+#[test]
+fn a_watch_ends_by_ctrl_c_and_as_such() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let place = Place::running();
+    let mut command = place.command(&["get", "hosts", "--watch"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut first).unwrap();
+    assert!(first.starts_with("NAME"), "{first}");
+    let killed = said_by("kill", &["-INT", &child.id().to_string()]);
+    assert_eq!(killed, "");
+    let status = child.wait().unwrap();
+    assert_eq!((status.signal(), status.code()), (Some(2), None));
 }
 
 #[test]

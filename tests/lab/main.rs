@@ -8,6 +8,7 @@ mod hosts;
 mod hub;
 mod secrets;
 mod stc;
+mod takeover;
 
 // Where they lie for all tests on hosts, and for the demo.
 use trueup_tests::{closures, harness};

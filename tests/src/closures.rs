@@ -85,6 +85,19 @@ impl Closures {
         ])
     }
 
+    /// Builds whatever the committed flake has there.
+    pub fn build_attribute(&self, attribute: &str) -> String {
+        let installable = format!("git+file://{}#{attribute}", self.fleet().display());
+        self.nix(&[
+            "build",
+            "--store",
+            &self.store(),
+            "--no-link",
+            "--print-out-paths",
+            &installable,
+        ])
+    }
+
     /// Copies a closure to a host.
     pub fn copy(&self, top: &str, to: &Host) {
         let url = format!("ssh-ng://{}@{}", to.user, to.address);

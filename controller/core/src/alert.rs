@@ -220,6 +220,11 @@ fn words(reason: Reason) -> (&'static str, &'static str, Then) {
         R::DependencyNotReady => ("waits for another host", "waits", Then::Look),
         R::NudgeRequested | R::NudgeHandled => ("was asked for", GOES_ON, Then::Nothing),
         R::ControllerStarted => ("started", GOES_ON, Then::Nothing),
+        R::KeysRotated => (
+            "got other keys",
+            "tells every host",
+            Then::Person("trueup keys status"),
+        ),
         R::AlertFailed => ("could not be told of", TRIES, Then::Look),
         R::Bug => (
             "met a fault of trueup",

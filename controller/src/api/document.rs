@@ -460,6 +460,12 @@ pub struct Described {
     /// A person had trueup leave it.
     #[serde(default)]
     pub left: Option<LeftStatus>,
+    /// Which machine answered last.
+    pub seen: Option<Identity>,
+    /// What its system profile is, which another tool may have set to something around the closure that runs.
+    pub profile: Option<StorePath>,
+    /// Its boot loader.
+    pub loader: Option<String>,
     /// A hold that a person laid on it, there.
     pub hold: Option<Hold>,
     /// Other tools that deploy to it.

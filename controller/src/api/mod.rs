@@ -6,6 +6,7 @@ mod byhand;
 pub mod document;
 mod document_byhand;
 mod error;
+pub mod keys;
 mod openapi;
 mod plan;
 mod read;
@@ -21,6 +22,7 @@ use trueup_engine::Wake;
 use trueup_engine::ports::{Db, Fence};
 
 pub use error::{ApiError, Class, ErrorBody};
+pub use keys::{Keys, KeysNow, Which};
 pub use openapi::openapi;
 pub use server::{ServeError, Server, serve};
 
@@ -49,6 +51,8 @@ pub struct State<D> {
     pub wake: Arc<dyn Fn(Wake) + Send + Sync>,
     /// Logs of builds: `<drv hash>.log`.
     pub logs_dir: PathBuf,
+    /// The controller's keys.
+    pub keys: Arc<dyn Keys>,
 }
 
 impl<D: Db> std::fmt::Debug for State<D> {

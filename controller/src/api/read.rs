@@ -45,6 +45,10 @@ async fn all<D: Db, T: DeserializeOwned>(
     Ok((rev, entries.iter().map(read).collect::<Result<_, _>>()?))
 }
 
+pub(super) async fn records<D: Db>(state: &State<D>) -> Result<Vec<HostRecord>, ApiError> {
+    Ok(all::<D, HostRecord>(state, HOSTS).await?.1)
+}
+
 /// A host in the envelope that its manifest has.
 pub(super) fn host_object(record: &HostRecord) -> Result<Host, ApiError> {
     let bug = |e: serde_json::Error| ApiError::new(Class::Bug, format!("encoding a manifest: {e}"));
@@ -135,6 +139,10 @@ pub(super) async fn describe<D: Db>(
     let at = name.as_str();
     let memory = record.memory;
     let report = memory.report;
+    let seen = report.as_ref().map(|r| r.identity.clone());
+    let (profile, loader) = report.as_ref().map_or((None, None), |r| {
+        (r.running.profile.clone(), Some(r.running.loader.clone()))
+    });
     let (attempt, hold, other_managers, warnings) = report.map_or_else(Default::default, |r| {
         (r.attempt, r.hold, r.other_managers, r.warnings)
     });
@@ -161,6 +169,9 @@ pub(super) async fn describe<D: Db>(
         left: one::<D, Left>(state, "left", at)
             .await?
             .map(|(l, _)| l.into()),
+        seen,
+        profile,
+        loader,
         hold,
         other_managers,
         warnings,

@@ -14,11 +14,12 @@ use super::document::{
     Attempt, BuildStatus, BuilderStatus, Changes, Described, Host, LeftStatus, List, NudgeStatus,
     Object, PlannedHost, RevisionStatus, SourceStatus, Version,
 };
+use super::keys::{KeysStatus, Rotate};
 use super::request::{
     Accept, Accepted, Adopt, Adopted, Leave, Leaving, Nudged, Reconcile, Resume, Resumed, Retried,
     Retry, Rollback, RolledBack, Suspend, Suspended,
 };
-use super::{ApiError, Class, State, byhand, plan, read, write};
+use super::{ApiError, Class, State, byhand, keys, plan, read, write};
 
 /// What goes back.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(super) enum Op {
     Leave,
     Accept,
     Retry,
+    Keys,
+    RotateKeys,
 }
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -291,6 +294,19 @@ pub(super) const ROUTES: &[Route] = &[
         of::<Retry>,
         of::<Retried>,
     ),
+    get(
+        Op::Keys,
+        "/v1/keys",
+        "The controller's keys, and which hosts have them",
+        of::<KeysStatus>,
+    ),
+    post(
+        Op::RotateKeys,
+        "/v1/keys/rotate",
+        "A step of a rotation: begin, sign, finish",
+        of::<Rotate>,
+        of::<KeysStatus>,
+    ),
 ];
 
 /// The row, and what stands where the path varies.
@@ -357,6 +373,8 @@ pub(super) async fn handle<D: Db>(
         Op::Adopt => json(&write::adopt(state, actor, parse(body)?).await?),
         Op::Accept => json(&write::accept(state, actor, parse(body)?).await?),
         Op::Retry => json(&write::retry(state, actor, parse(body)?).await?),
+        Op::Keys => json(&keys::status(state).await?),
+        Op::RotateKeys => json(&keys::rotate(state, actor, parse(body)?).await?),
     }
 }
 

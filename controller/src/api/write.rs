@@ -282,13 +282,13 @@ pub(super) async fn adopt<D: Db>(
     let now = Timestamp::now();
     let (mut adopted, mut already) = (Vec::new(), Vec::new());
     for host in hosts {
-        read::record(state, &host).await?;
+        let record = read::record(state, &host).await?;
         let left = key("left", host.as_str())?;
         let was_left = state.db.get(&left).await?.is_some();
+        let before = read::one::<D, Adoption>(state, "adoptions", host.as_str()).await?;
         if !was_left
-            && read::one::<D, Adoption>(state, "adoptions", host.as_str())
-                .await?
-                .is_some()
+            && let Some((before, _)) = &before
+            && (asked.all || !is_another_machine(before, &record))
         {
             already.push(host);
             continue;
@@ -302,10 +302,10 @@ pub(super) async fn adopt<D: Db>(
         let at = key("adoptions", host.as_str())?;
         let txn = Txn {
             fence: state.fence,
-            when: match was_left {
-                true => Vec::new(),
-                false => vec![Guard::Absent(at.clone())],
-            },
+            when: vec![match &before {
+                Some((_, rev)) => Guard::At(at.clone(), *rev),
+                None => Guard::Absent(at.clone()),
+            }],
             // Adopted, it is no longer left.
             then: vec![Op::Put(at, encode(&adoption)?), Op::Delete(left)],
             events: vec![event(
@@ -324,6 +324,17 @@ pub(super) async fn adopt<D: Db>(
         adopted.push(host);
     }
     Ok(Adopted { adopted, already })
+}
+
+/// Adopted by name once more, a host whose machine is another one than the adopted: that is meant.
+fn is_another_machine(before: &Adoption, record: &HostRecord) -> bool {
+    let (Some(pinned), Some(report)) = (&before.identity, &record.memory.report) else {
+        return false;
+    };
+    let keys = &report.identity.host_keys;
+    let same_keys =
+        pinned.host_keys.is_empty() || pinned.host_keys.iter().any(|k| keys.contains(k));
+    pinned.machine_id != report.identity.machine_id || !same_keys
 }
 
 pub(super) async fn accept<D: Db>(

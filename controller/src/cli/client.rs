@@ -18,6 +18,7 @@ use crate::api::document::{
     Attempt, BuildStatus, BuilderStatus, Changes, Described, Host, LeftStatus, List, NudgeStatus,
     Object, PlannedHost, RevisionStatus, SourceStatus, Version,
 };
+use crate::api::keys::{KeysStatus, Rotate};
 use crate::api::request::{
     Accept, Accepted, Adopt, Adopted, Leave, Leaving, Nudged, Reconcile, Resume, Resumed, Retried,
     Retry, Rollback, RolledBack, Suspend, Suspended,
@@ -141,6 +142,12 @@ impl Client {
     }
     pub fn left(&self, name: &HostName) -> Result<Object<LeftStatus>, CliError> {
         self.get(&format!("/v1/left/{name}"))
+    }
+    pub fn keys(&self) -> Result<KeysStatus, CliError> {
+        self.get("/v1/keys")
+    }
+    pub fn rotate_keys(&self, asked: &Rotate) -> Result<KeysStatus, CliError> {
+        self.post("/v1/keys/rotate", asked)
     }
     pub fn accept(&self, asked: &Accept) -> Result<Accepted, CliError> {
         self.post("/v1/source/accept", asked)

@@ -326,7 +326,7 @@ mod tests {
                 "failedUnits": [{"name": "sshd.service", "state": "failed", "why": "not active",
                                  "log": ["Bad configuration option: PermitRootLogn"]}],
             },
-            "otherManagers": [], "warnings": [],
+            "seen": null, "profile": null, "loader": null, "otherManagers": [], "warnings": [],
             "events": [],
         });
         let all: Described = serde_json::from_value(all).unwrap();

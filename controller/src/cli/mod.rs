@@ -15,6 +15,7 @@ mod events;
 mod get;
 mod history;
 mod init;
+mod keys;
 mod later;
 mod leave;
 mod logs;
@@ -74,6 +75,7 @@ enum Verb {
     History(history::Args),
     Adopt(adopt::Args),
     Leave(leave::Args),
+    Keys(keys::Args),
     Build(build::Args),
     Events(events::Args),
     Validate(validate::Args),
@@ -168,6 +170,7 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         Verb::History(args) => history::run(args, ctx),
         Verb::Adopt(args) => adopt::run(args, ctx),
         Verb::Leave(args) => leave::run(args, ctx),
+        Verb::Keys(args) => keys::run(args, ctx),
         Verb::Build(args) => build::run(args, ctx),
         Verb::Events(args) => events::run(args, ctx),
         Verb::Validate(args) => validate::run(args, ctx),

@@ -3,17 +3,24 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::SigningKey;
 use trueup_engine::ports::Signer;
-use trueup_schema::wire::{INTENT_PAYLOAD_TYPE, Intent, Signed, key_text};
+use trueup_schema::wire::{
+    FORMAT, INTENT_PAYLOAD_TYPE, Intent, KEYS_PAYLOAD_TYPE, KeyList, KeysReport, Signed, key_text,
+};
 
 /// The key for intents, below the folder of keys: base 64 of its 32 bytes.
 pub const INTENT_KEY: &str = "intent.key";
 /// The key for store paths, as `nix key generate-secret` writes it.
 pub const STORE_KEY: &str = "store.key";
+/// The next keys, while a rotation is under way.
+pub const NEXT_INTENT_KEY: &str = "intent.next.key";
+/// See [`NEXT_INTENT_KEY`].
+pub const NEXT_STORE_KEY: &str = "store.next.key";
 /// A key file is a line.
 const KEY_FILE_MAX: u64 = 4096;
 
@@ -48,15 +55,35 @@ pub enum KeyError {
     },
 }
 
-/// Signs intents.
+/// Signs intents, and tells hosts whom to obey. One value behind all its clones, so that a rotation reaches them while the
+/// controller runs.
+#[derive(Clone)]
 pub struct FleetKey {
-    key: SigningKey,
+    ring: Arc<RwLock<Ring>>,
+}
+
+struct Ring {
+    current: SigningKey,
+    /// Comes after it: until the rotation is finished both sign, and hosts obey both.
+    next: Option<SigningKey>,
 }
 
 impl std::fmt::Debug for FleetKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FleetKey({})", key_text(&self.key.verifying_key()))
+        write!(f, "FleetKey({})", self.public().0)
     }
+}
+
+fn intent_key(path: PathBuf, text: &str) -> Result<SigningKey, KeyError> {
+    let bytes: Option<[u8; 32]> = BASE64
+        .decode(text.trim())
+        .ok()
+        .and_then(|b| b.try_into().ok());
+    let bytes = bytes.ok_or(KeyError::NotAKey {
+        path,
+        why: "it must be 32 bytes in base 64",
+    })?;
+    Ok(SigningKey::from_bytes(&bytes))
 }
 
 impl FleetKey {
@@ -64,28 +91,124 @@ impl FleetKey {
     pub fn load_or_make(folder: &Path) -> Result<Self, KeyError> {
         let path = folder.join(INTENT_KEY);
         let text = load_or_make(&path, || Ok(BASE64.encode(random::<32>(&path)?)))?;
-        let bytes: Option<[u8; 32]> = BASE64
-            .decode(text.trim())
-            .ok()
-            .and_then(|b| b.try_into().ok());
-        let bytes = bytes.ok_or(KeyError::NotAKey {
-            path,
-            why: "it must be 32 bytes in base 64",
-        })?;
-        Ok(Self {
-            key: SigningKey::from_bytes(&bytes),
-        })
+        let next = folder.join(NEXT_INTENT_KEY);
+        let next = match next.exists() {
+            true => Some(intent_key(next.clone(), &read_private(&next)?)?),
+            false => None,
+        };
+        Ok(Self::of(intent_key(path, &text)?, next))
+    }
+
+    /// Keys that a person gave.
+    pub fn load(file: &Path, next: Option<&Path>) -> Result<Self, KeyError> {
+        let read = |file: &Path| intent_key(file.to_owned(), &read_private(file)?);
+        Ok(Self::of(read(file)?, next.map(read).transpose()?))
+    }
+
+    fn of(current: SigningKey, next: Option<SigningKey>) -> Self {
+        let ring = Arc::new(RwLock::new(Ring { current, next }));
+        Self { ring }
+    }
+
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {
+        // Nothing panics while it is written.
+        self.ring
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The public halves: of the one in use, and of the next.
+    #[must_use]
+    pub fn public(&self) -> (String, Option<String>) {
+        let ring = self.ring();
+        let text = |k: &SigningKey| key_text(&k.verifying_key());
+        (text(&ring.current), ring.next.as_ref().map(text))
+    }
+
+    /// Makes the next key in `folder`, or finds it there: from now on both sign. On the disk before it signs.
+    pub fn begin(&self, folder: &Path) -> Result<(), KeyError> {
+        let path = folder.join(NEXT_INTENT_KEY);
+        let text = load_or_make(&path, || Ok(BASE64.encode(random::<32>(&path)?)))?;
+        let next = intent_key(path, &text)?;
+        let mut ring = self
+            .ring
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        ring.next = Some(next);
+        Ok(())
+    }
+
+    /// The next key takes the place of the one in use, in one rename: a crash leaves the rotation as it was, or finished.
+    pub fn finish(&self, folder: &Path) -> Result<(), KeyError> {
+        let mut ring = self
+            .ring
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(next) = ring.next.take() {
+            replace(folder, NEXT_INTENT_KEY, INTENT_KEY)?;
+            ring.current = next;
+        }
+        Ok(())
+    }
+
+    /// What a host is told, that says that it obeys others than those that we sign with. `None`: nothing, or it would not
+    /// believe us.
+    #[must_use]
+    pub fn list_for(&self, host: &KeysReport) -> Option<Signed> {
+        let (current, next) = self.public();
+        let wanted: Vec<String> = next.into_iter().chain([current]).collect();
+        let obeys = |k: &String| host.pinned.contains(k) || host.module.contains(k);
+        let told = match host.pinned.is_empty() {
+            // At first contact it pins by itself; one that has its keys from its configuration lacks none of them.
+            true => host.module.is_empty() || wanted.iter().all(obeys),
+            false => {
+                host.pinned.len() == wanted.len() && wanted.iter().all(|k| host.pinned.contains(k))
+            }
+        };
+        if told || !wanted.iter().any(obeys) {
+            return None;
+        }
+        let list = KeyList {
+            format: FORMAT,
+            serial: host.serial.checked_add(1)?,
+            keys: wanted,
+        };
+        let payload = serde_json::to_vec(&list).ok()?;
+        Some(self.signed(KEYS_PAYLOAD_TYPE, &payload))
+    }
+
+    fn signed(&self, payload_type: &str, payload: &[u8]) -> Signed {
+        let ring = self.ring();
+        let mut signed = Signed::new(payload_type, payload, &ring.current);
+        if let Some(next) = &ring.next {
+            let more = Signed::new(payload_type, payload, next);
+            signed.signatures.extend(more.signatures);
+        }
+        signed
     }
 }
 
 impl Signer for FleetKey {
     fn cluster(&self) -> String {
-        key_text(&self.key.verifying_key())
+        self.public().0
     }
     fn sign(&self, intent: &Intent) -> Signed {
         let payload = serde_json::to_vec(intent).expect("maps of an intent have text keys");
-        Signed::new(INTENT_PAYLOAD_TYPE, &payload, &self.key)
+        self.signed(INTENT_PAYLOAD_TYPE, &payload)
     }
+}
+
+/// One rename, and the folder to the disk.
+fn replace(folder: &Path, from: &str, to: &str) -> Result<(), KeyError> {
+    let to = folder.join(to);
+    let err = |source| KeyError::File {
+        path: to.clone(),
+        source,
+    };
+    std::fs::rename(folder.join(from), &to).map_err(err)?;
+    std::fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(err)
 }
 
 /// The key for store paths: its file, and its public half as hosts have to trust it.
@@ -105,13 +228,37 @@ impl StoreKey {
 
     /// Reads it from `folder`, or makes it there. `name` stands before the colon; people see it in `nix.conf`.
     pub fn load_or_make(folder: &Path, name: &str) -> Result<Self, KeyError> {
-        let file = folder.join(STORE_KEY);
+        Self::load_or_make_at(folder.join(STORE_KEY), name)
+    }
+
+    fn load_or_make_at(file: PathBuf, name: &str) -> Result<Self, KeyError> {
         let text = load_or_make(&file, || {
             // Nix' format (libsodium's): seed, then public key.
             let key = SigningKey::from_bytes(&random::<32>(&file)?);
             Ok(format!("{name}:{}", BASE64.encode(key.to_keypair_bytes())))
         })?;
         Self::parse(file, &text)
+    }
+
+    /// The next one in `folder`, if a rotation is under way.
+    pub fn next(folder: &Path) -> Result<Option<Self>, KeyError> {
+        let file = folder.join(NEXT_STORE_KEY);
+        match file.exists() {
+            true => Self::load(&file).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Makes the next one, named one higher, or finds it there.
+    pub fn make_next(&self, folder: &Path) -> Result<Self, KeyError> {
+        let file = folder.join(NEXT_STORE_KEY);
+        let name = next_name(self.public.split(':').next().unwrap_or_default());
+        Self::load_or_make_at(file, &name)
+    }
+
+    /// The next one takes the place of the one in use.
+    pub fn finish(folder: &Path) -> Result<(), KeyError> {
+        replace(folder, NEXT_STORE_KEY, STORE_KEY)
     }
 
     fn parse(file: PathBuf, text: &str) -> Result<Self, KeyError> {
@@ -127,6 +274,17 @@ impl StoreKey {
                 why: "it must be as `nix key generate-secret` writes it: NAME:BASE64",
             }),
         }
+    }
+}
+
+/// `trueup-1` to `trueup-2`; a name without a number gets one.
+fn next_name(name: &str) -> String {
+    match name.rsplit_once('-') {
+        Some((stem, n)) => match n.parse::<u32>().ok().and_then(|n| n.checked_add(1)) {
+            Some(n) => format!("{stem}-{n}"),
+            None => format!("{name}-2"),
+        },
+        None => format!("{name}-2"),
     }
 }
 
@@ -215,5 +373,81 @@ mod tests {
             StoreKey::load(&store.file),
             Err(KeyError::Exposed { .. })
         ));
+    }
+
+    #[test]
+    fn a_rotation_goes_over_both_keys_and_outlives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        let key = FleetKey::load_or_make(folder).unwrap();
+        let old = key.cluster();
+        let clone = key.clone();
+        let obeying = |keys: &[&String]| KeysReport {
+            serial: 4,
+            pinned: keys.iter().map(|k| (*k).clone()).collect(),
+            ..KeysReport::default()
+        };
+        assert_eq!(key.list_for(&obeying(&[&old])), None);
+        assert_eq!(key.list_for(&obeying(&[])), None, "pinned at first contact");
+
+        key.begin(folder).unwrap();
+        let new = clone.public().1.expect("every clone knows");
+        key.begin(folder).unwrap();
+        assert_eq!(key.public(), (old.clone(), Some(new.clone())), "begun once");
+        assert_eq!(
+            FleetKey::load_or_make(folder).unwrap().public(),
+            key.public()
+        );
+        let list = key.list_for(&obeying(&[&old])).unwrap();
+        let trusts = |k: &String| trueup_schema::wire::Keys::parse([k.as_str()]).unwrap();
+        for one in [&old, &new] {
+            let payload = list.verify(KEYS_PAYLOAD_TYPE, &trusts(one)).unwrap();
+            let list: KeyList = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(
+                (list.serial, list.keys),
+                (5, vec![new.clone(), old.clone()])
+            );
+        }
+        assert_eq!(key.list_for(&obeying(&[&new, &old])), None);
+        let strangers = "AAAA".to_owned();
+        assert_eq!(
+            key.list_for(&obeying(&[&strangers])),
+            None,
+            "it would not believe us"
+        );
+
+        key.finish(folder).unwrap();
+        key.finish(folder).unwrap();
+        assert_eq!(clone.public(), (new.clone(), None));
+        assert_eq!(
+            FleetKey::load_or_make(folder).unwrap().public(),
+            (new.clone(), None)
+        );
+        let list = key.list_for(&obeying(&[&new, &old])).unwrap();
+        assert!(list.verify(KEYS_PAYLOAD_TYPE, &trusts(&old)).is_err());
+        assert_eq!(key.list_for(&obeying(&[&new])), None);
+    }
+
+    #[test]
+    fn the_next_store_key_is_named_one_higher() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = StoreKey::load_or_make(dir.path(), "fleet-1").unwrap();
+        assert_eq!(StoreKey::next(dir.path()).unwrap(), None);
+        let next = key.make_next(dir.path()).unwrap();
+        assert!(next.public.starts_with("fleet-2:"));
+        assert_eq!(key.make_next(dir.path()).unwrap(), next, "made once");
+        StoreKey::finish(dir.path()).unwrap();
+        assert_eq!(
+            StoreKey::load_or_make(dir.path(), "x").unwrap().public,
+            next.public
+        );
+        for (name, after) in [
+            ("trueup-9", "trueup-10"),
+            ("key", "key-2"),
+            ("a-b", "a-b-2"),
+            ("", "-2"),
+        ] {
+            assert_eq!(next_name(name), after);
+        }
     }
 }

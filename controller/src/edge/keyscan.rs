@@ -20,6 +20,9 @@ const SCAN_SECS: &str = "5";
 /// More keys of one machine are not taken.
 const KEYS_MAX: usize = 8;
 
+/// Files of accepted keys that are looked through.
+const FILES_MAX: usize = 4;
+
 /// Where a machine is found, after the person's ssh configuration was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -29,6 +32,8 @@ pub struct Place {
     pub port: u16,
     /// It is reached over another machine, which ssh-keyscan can't.
     pub by_way_of: Option<String>,
+    /// Where ssh would look for its key.
+    files: Vec<String>,
 }
 
 /// As `ssh-keygen -l` prints it.
@@ -52,11 +57,15 @@ async fn said(env: &BTreeMap<String, OsString>, program: &str, args: &[&str]) ->
 /// What `ssh ADDRESS` would connect to, by the person's configuration. It connects to nobody.
 pub async fn place(
     env: &BTreeMap<String, OsString>,
+    config: Option<&str>,
     address: &Address,
     port: Option<u16>,
 ) -> Place {
     let number = port.map(|p| p.to_string());
     let mut args = vec!["-G"];
+    if let Some(config) = config {
+        args.extend(["-F", config]);
+    }
     if let Some(number) = &number {
         args.extend(["-p", number]);
     }
@@ -81,6 +90,13 @@ pub async fn place(
             .find_map(|k| value(k))
             .filter(|v| *v != "none")
             .map(str::to_owned),
+        files: ["userknownhostsfile", "globalknownhostsfile"]
+            .iter()
+            .filter_map(|k| value(k))
+            .flat_map(str::split_whitespace)
+            .take(FILES_MAX)
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
@@ -94,8 +110,14 @@ fn known_name(place: &Place) -> String {
 
 /// The keys that this person has accepted for it before.
 pub async fn known(env: &BTreeMap<String, OsString>, place: &Place) -> Vec<HostKey> {
-    let text = said(env, "ssh-keygen", &["-F", &known_name(place)]).await;
-    keys(&text.unwrap_or_default())
+    for file in &place.files {
+        let text = said(env, "ssh-keygen", &["-F", &known_name(place), "-f", file]).await;
+        let found = keys(&text.unwrap_or_default());
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
 }
 
 /// The keys that it shows now, to anybody. A machine between could show its own.

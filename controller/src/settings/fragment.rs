@@ -62,6 +62,9 @@ pub struct HubFragment {
 #[allow(missing_docs)]
 pub struct SigningFragment {
     pub key_file: Option<PathBuf>,
+    pub next_key_file: Option<PathBuf>,
+    pub intent_key_file: Option<PathBuf>,
+    pub next_intent_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -52,6 +52,12 @@ pub struct Settings {
     pub hub_store: String,
     /// The key that signs store paths, where a person gave one; else one is made at first start, below `stateDir`.
     pub signing_key_file: Option<PathBuf>,
+    /// The one that comes after it: both sign from now on.
+    pub next_signing_key_file: Option<PathBuf>,
+    /// The key that signs intents, where a person gave one; else one is made at first start, below `stateDir`.
+    pub intent_key_file: Option<PathBuf>,
+    /// The one that comes after it: hosts take both from now on.
+    pub next_intent_key_file: Option<PathBuf>,
     /// Private key for hosts; ssh's own choice unless given.
     pub ssh_identity_file: Option<PathBuf>,
     /// ssh's configuration; the user's own unless given.

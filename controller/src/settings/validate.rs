@@ -20,11 +20,29 @@ pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
         .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
     absolute(&mut wrong, "stateDir", Some(&state_dir));
     absolute(&mut wrong, "listen.socket", inputs.listen.socket.as_deref());
-    absolute(
-        &mut wrong,
-        "signing.keyFile",
-        inputs.signing.key_file.as_deref(),
-    );
+    let signing = &inputs.signing;
+    for (key, file, of) in [
+        ("keyFile", &signing.key_file, &signing.key_file),
+        ("nextKeyFile", &signing.next_key_file, &signing.key_file),
+        (
+            "intentKeyFile",
+            &signing.intent_key_file,
+            &signing.intent_key_file,
+        ),
+        (
+            "nextIntentKeyFile",
+            &signing.next_intent_key_file,
+            &signing.intent_key_file,
+        ),
+    ] {
+        let key = format!("signing.{key}");
+        absolute(&mut wrong, &key, file.as_deref());
+        if file.is_some() && of.is_none() {
+            wrong.push(format!(
+                "{key} is given without the key before it; trueup's own keys: trueup keys rotate"
+            ));
+        }
+    }
     absolute(
         &mut wrong,
         "ssh.identityFile",
@@ -59,6 +77,9 @@ pub fn validate(inputs: Fragment) -> Result<Settings, SettingsError> {
             .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
         hub_store,
         signing_key_file: inputs.signing.key_file,
+        next_signing_key_file: inputs.signing.next_key_file,
+        intent_key_file: inputs.signing.intent_key_file,
+        next_intent_key_file: inputs.signing.next_intent_key_file,
         state_dir,
         ssh_identity_file: inputs.ssh.identity_file,
         ssh_config_file: inputs.ssh.config_file,

@@ -176,14 +176,21 @@ fn is_host_path(s: &str) -> bool {
 
 fn is_attribute(s: &str) -> bool {
     let part = |p: &str| {
-        let quoted = p.len() > 2 && p.starts_with('"') && p.ends_with('"');
+        let inner = p.strip_prefix('"').and_then(|p| p.strip_suffix('"'));
+        let quoted = inner.is_some_and(|p| !p.is_empty() && !p.contains(['"', '\\', '$']));
         let bare = !p.is_empty()
             && !p.starts_with('-')
             && p.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"_'-".contains(&b));
         quoted || bare
     };
-    (1..=512).contains(&s.len()) && s.split('.').all(part)
+    // A dot within quotes belongs to the name.
+    let mut quoted = false;
+    let parts = s.split(|c: char| {
+        quoted ^= c == '"';
+        c == '.' && !quoted
+    });
+    (1..=512).contains(&s.len()) && parts.into_iter().all(part)
 }
 
 fn is_repository_file(s: &str) -> bool {

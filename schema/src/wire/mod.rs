@@ -3,6 +3,7 @@
 
 mod farewell;
 mod intent;
+mod keys;
 mod report;
 mod secrets;
 mod signed;
@@ -12,9 +13,11 @@ pub use intent::{
     Check, Confirm, ConfirmBy, FailedUnits, FailedUnitsPolicy, Goal, INTENT_PAYLOAD_TYPE, Intent,
     Mode, OnTimeout, Order, Probe, SYSTEM_V1, SystemGoal, system_digest,
 };
+pub use keys::{KEYS_MAX, KEYS_PAYLOAD_TYPE, KeyList, KeysReport};
 pub use report::{
     Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FailedUnit, Hold,
-    Identity, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running, Stage,
+    Identity, OTHER_MANAGERS, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running,
+    Stage,
 };
 pub use secrets::{
     SECRETS_BYTES_MAX, SECRETS_V1, SecretFile, SecretPlace, SecretTemplate, SecretsGoal,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confirm, Intent, Order};
+use super::{Confirm, Intent, KeysReport, Order};
 use crate::status::Outcome;
 use crate::{ComponentName, Digest, HostName, Revision, StorePath, Timestamp};
 
@@ -42,6 +42,9 @@ pub struct Report {
     /// Other deployment tools that were found (`nixos-upgrade.timer`, comin …).
     #[serde(default)]
     pub other_managers: Vec<OtherManager>,
+    /// Which keys it trusts; an older agent does not say.
+    #[serde(default)]
+    pub keys: Option<KeysReport>,
     /// A person's hold on this host.
     #[serde(default)]
     pub hold: Option<Hold>,
@@ -275,6 +278,16 @@ pub struct OtherManager {
     /// How it was found.
     pub evidence: String,
 }
+
+/// Other tools that deploy to a NixOS host by themselves, and the unit that shows each.
+pub const OTHER_MANAGERS: [(&str, &str); 6] = [
+    ("nixos-upgrade", "nixos-upgrade.timer"),
+    ("comin", "comin.service"),
+    ("cachix-agent", "cachix-agent.service"),
+    ("system-manager", "system-manager.target"),
+    ("bento", "bento-upgrade.timer"),
+    ("npins-deploy", "npins-deploy.timer"),
+];
 
 /// A hold that a person laid on the host, there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -142,5 +142,11 @@ pub(super) fn unreachable(t: &Talk<'_, '_>, why: &str) -> Verdict {
     let since = m
         .unreachable_since
         .map_or(String::new(), |s| format!(" (since {s})"));
-    t.say(phase, state, Reason::Unreachable, format!("{why}{since}"))
+    // It answers, and lacks something: not to be called unreachable.
+    let reason = m
+        .last_error
+        .as_ref()
+        .filter(|_| stalled)
+        .map_or(Reason::Unreachable, |p| p.reason);
+    t.say(phase, state, reason, format!("{why}{since}"))
 }

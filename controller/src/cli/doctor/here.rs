@@ -7,10 +7,11 @@ use trueup_engine::ports::Source as _;
 use trueup_schema::kind::FleetManifests;
 
 use super::super::client::Client;
+use super::super::output::bytes;
 use super::{Finding, bad, good, warning};
 use crate::edge::db as db_edge;
 use crate::edge::exec::{self, ExecSpec, Limits};
-use crate::edge::keys::{KeyError, StoreKey};
+use crate::edge::keys::{FleetKey, INTENT_KEY, KeyError, StoreKey};
 use crate::edge::nix::Nix;
 use crate::edge::source::GitSource;
 use crate::run;
@@ -20,6 +21,8 @@ use crate::settings::Settings;
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// A first fetch of a large repository over a thin line takes longer, and then this says so.
 const TRUNK_LIMIT: Duration = Duration::from_secs(60);
+/// A mirror, a few thousand logs, the database and its copy.
+const STATE_FREE_MIN: u64 = 512 << 20;
 /// systemd-timesyncd makes it once the clock was set.
 const SYNCHRONIZED: &str = "/run/systemd/timesync/synchronized";
 
@@ -109,9 +112,68 @@ pub fn files(settings: &Settings) -> Vec<Finding> {
             ),
         });
     }
+    found.extend(state(settings));
+    found.push(intent_key(settings));
     found.push(key(settings));
     found.push(database(settings));
     found
+}
+
+/// Can the state be kept, and is there room for it?
+fn state(settings: &Settings) -> Vec<Finding> {
+    let dir = &settings.state_dir;
+    // What is not made yet is made in the nearest folder above.
+    let there = dir
+        .ancestors()
+        .find(|d| d.exists())
+        .unwrap_or(Path::new("/"));
+    let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok();
+    if !writable {
+        return vec![warning(format!(
+            "state: {} can't be written by this user; whoever runs the controller has to",
+            there.display()
+        ))];
+    }
+    let Ok(fs) = rustix::fs::statvfs(there) else {
+        return vec![warning(format!(
+            "state: {}: how much is free is not known",
+            there.display()
+        ))];
+    };
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let at = format!("state: {}, {} free", dir.display(), bytes(free));
+    vec![if free < STATE_FREE_MIN {
+        bad(
+            format!(
+                "{at}: logs, mirror and database need {}",
+                bytes(STATE_FREE_MIN)
+            ),
+            "free some, or set stateDir in the settings",
+        )
+    } else {
+        good(at)
+    }]
+}
+
+fn intent_key(settings: &Settings) -> Finding {
+    let folder = settings.state_dir.join("keys");
+    let key = match &settings.intent_key_file {
+        Some(file) => FleetKey::load(file, settings.next_intent_key_file.as_deref()),
+        None if !folder.join(INTENT_KEY).exists() => {
+            return good("key for intents: none yet; made at the first start");
+        }
+        None => FleetKey::load_or_make(&folder),
+    };
+    match key.map(|k| k.public()) {
+        Ok((key, None)) => good(format!("key for intents: {key}")),
+        Ok((key, Some(next))) => warning(format!(
+            "key for intents: {key}, and {next} is to take its place: trueup keys status"
+        )),
+        Err(e) => bad(
+            format!("key for intents: {e}"),
+            "restore it from a backup: hosts take intents of this key alone",
+        ),
+    }
 }
 
 fn key(settings: &Settings) -> Finding {

@@ -1,4 +1,5 @@
-//! Each host over SSH, beside each other: reached, by a pinned key, with which agent, adopted, with room and the time.
+//! Each host over SSH, beside each other: reached, by a pinned key, as root, with Nix that trusts us, an agent that can run,
+//! a boot loader, room and the time; whether it is adopted, and who else deploys to it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,15 +9,17 @@ use trueup_engine::ports::{Target, TransportError, TransportFault};
 use trueup_schema::kind::{FleetManifests, ResolvedHost};
 use trueup_schema::{HostName, Timestamp};
 
+use super::super::Ctx;
 use super::super::client::Client;
 use super::super::output::bytes;
 use super::{Finding, bad, good, warning};
+use crate::edge::keys::{STORE_KEY, StoreKey};
 use crate::edge::ssh::{Probe, SshHosts};
 use crate::run;
 use crate::settings::Settings;
 
-/// One host is given no longer, whatever it does.
-const WALL: Duration = Duration::from_secs(10);
+/// One host is given no longer, whatever it does: a login on a busy one takes most of it.
+const WALL: Duration = Duration::from_secs(20);
 /// Hosts that are asked at once.
 const AT_ONCE: usize = 16;
 /// A closure with a new kernel takes more than this.
@@ -31,6 +34,8 @@ pub struct Known {
     target: Target,
     /// `None`: nobody was asked.
     adopted: Option<bool>,
+    /// Of the machine that was adopted.
+    machine_id: Option<String>,
 }
 
 /// Keys that a manifest lacks are those that were seen at adoption.
@@ -44,9 +49,11 @@ pub fn known(fleet: &FleetManifests, client: Option<&Client>) -> Vec<Known> {
             let identity = adoption.identity.as_ref();
             target.host_keys = identity.map(|i| i.host_keys.clone()).unwrap_or_default();
         }
+        let identity = adoption.iter().flatten().find_map(|a| a.identity.clone());
         Known {
             target,
             adopted: adoption.map(|a| a.is_some()),
+            machine_id: identity.map(|i| i.machine_id),
         }
     };
     fleet.hosts.values().map(one).collect()
@@ -65,7 +72,12 @@ fn target(m: &ResolvedHost) -> Target {
     }
 }
 
-pub async fn all(settings: &Settings, scratch: &Path, known: &[Known]) -> Vec<Finding> {
+pub async fn all(
+    settings: &Settings,
+    scratch: &Path,
+    known: &[Known],
+    ctx: &mut Ctx<'_>,
+) -> Vec<Finding> {
     // Connections of our own: the controller's shared ones would hide a key that no longer works.
     let mut ssh = run::ssh_settings(settings, String::new(), String::new());
     ssh.run_dir = scratch.join("ssh");
@@ -78,17 +90,39 @@ pub async fn all(settings: &Settings, scratch: &Path, known: &[Known]) -> Vec<Fi
             )];
         }
     };
+    let store_key = store_key(settings);
+    let store_key = &store_key;
     let asked = futures::stream::iter(known).map(|k| async {
         let result = hosts.probe(&k.target, WALL).await;
-        findings(settings, k, result)
+        let subject = format!("host/{}", k.target.host);
+        let found = findings(settings, store_key.as_deref(), k, result);
+        found
+            .into_iter()
+            .map(|f| f.of(&subject))
+            .collect::<Vec<_>>()
     });
-    let found: Vec<Vec<Finding>> = asked.buffered(AT_ONCE).collect().await;
+    let mut asked = asked.buffered(AT_ONCE);
+    let mut found: Vec<Vec<Finding>> = Vec::new();
+    ctx.status(&format!("asking hosts: 0/{}", known.len()));
+    while let Some(one) = asked.next().await {
+        found.push(one);
+        ctx.status(&format!("asking hosts: {}/{}", found.len(), known.len()));
+    }
+    drop(asked);
     hosts.masters().end_all().await;
     found.into_iter().flatten().collect()
 }
 
+/// What hosts have to trust; `None`: there is no key yet.
+fn store_key(settings: &Settings) -> Option<String> {
+    let own = settings.state_dir.join("keys").join(STORE_KEY);
+    let file = settings.signing_key_file.as_ref().unwrap_or(&own);
+    StoreKey::load(file).ok().map(|k| k.public)
+}
+
 fn findings(
     settings: &Settings,
+    store_key: Option<&str>,
     known: &Known,
     result: Result<Probe, TransportError>,
 ) -> Vec<Finding> {
@@ -113,19 +147,105 @@ fn findings(
         Some(false) => ", not adopted",
         None => "",
     };
+    let nix = probe
+        .nix
+        .as_deref()
+        .unwrap_or("no Nix")
+        .trim_start_matches("nix-store ");
+    let loader = probe
+        .loader
+        .as_deref()
+        .map_or(String::new(), |l| format!(", {l}"));
     let mut found = vec![good(format!(
-        "ssh {name}: {}, host key pinned, {agent}{adopted}{}",
+        "ssh {name}: {}, host key pinned, {nix}{loader}, {agent}{adopted}{}",
         target.user,
         room(&probe)
     ))];
+    found.extend(rights(target, &probe));
+    found.extend(system(settings, known, &probe));
+    found.extend(trust(name, store_key, &probe));
     found.extend(low(name, &probe));
     found.extend(skew(name, &probe));
+    for (manager, unit) in &probe.managers {
+        found.push(warning(format!(
+            "{name}: {manager} deploys to it too ({unit} is active): what the two want may differ, and each undoes the other; turn it off once trueup has it"
+        )));
+    }
     if known.adopted == Some(false) {
         found.push(warning(format!(
             "{name} is only observed until it is adopted: trueup adopt host/{name}"
         )));
     }
     found
+}
+
+fn rights(target: &Target, probe: &Probe) -> Option<Finding> {
+    let uid = probe.uid.filter(|uid| *uid != 0)?;
+    let name = &target.host;
+    Some(bad(
+        format!(
+            "{name}: {} is uid {uid} there, and the agent needs root",
+            target.user
+        ),
+        format!(
+            "in the manifest of {name}: ssh.user: root, or ssh.become: true with sudo that asks for no password"
+        ),
+    ))
+}
+
+/// Is it a NixOS of the right platform, with Nix, and the machine that was adopted?
+fn system(settings: &Settings, known: &Known, probe: &Probe) -> Vec<Finding> {
+    let (target, name) = (&known.target, &known.target.host);
+    let mut found = Vec::new();
+    if probe.nix.is_none() {
+        found.push(bad(
+            format!("{name}: a login of {} finds no nix-store", target.user),
+            "is it NixOS? Elsewhere: Nix in the PATH of logins that are not interactive (/etc/profile is not read)",
+        ));
+    }
+    if probe.running.is_none() {
+        found.push(bad(
+            format!("{name}: /run/current-system is no store path, so there is nothing to go back to"),
+            "trueup takes over a NixOS that runs: install one there first (nixos-install, nixos-anywhere)",
+        ));
+    }
+    let platform = target.system.as_str();
+    if let Some(machine) = &probe.machine
+        && platform.split('-').next() != Some(machine)
+    {
+        found.push(bad(
+            format!("{name}: it is {machine}, and its manifest says {platform}"),
+            format!("`system` in the manifest of {name}"),
+        ));
+    }
+    if probe.agent.is_none() && !settings.agent_packages.contains_key(&target.system) {
+        found.push(bad(
+            format!("{name}: there is no agent for {platform}"),
+            format!("agent.packages: {{{platform}: PATH}} in the settings"),
+        ));
+    }
+    if let (Some(adopted), Some(seen)) = (&known.machine_id, &probe.machine_id)
+        && adopted != seen
+    {
+        found.push(bad(
+            format!("{name}: another machine answers: machine-id {seen} instead of {adopted}"),
+            format!("if it was reinstalled: trueup adopt host/{name}"),
+        ));
+    }
+    found
+}
+
+fn trust(name: &HostName, store_key: Option<&str>, probe: &Probe) -> Option<Finding> {
+    let (key, trusted) = (store_key?, probe.trusted_keys.as_ref()?);
+    (!trusted.iter().any(|t| t == key)).then(|| {
+        bad(
+            format!("{name}: its Nix does not take paths that this controller signed"),
+            format!(
+                "in its configuration: nix.settings.trusted-public-keys = [ \"{key}\" ];\n\
+                 and once by the tool that deploys it now, or by hand"
+            ),
+        )
+    })
 }
 
 fn room(probe: &Probe) -> String {
@@ -222,6 +342,60 @@ mod tests {
             "{}",
             found[0].what
         );
+    }
+
+    #[test]
+    fn what_a_host_lacks_is_named_with_its_fix() {
+        let text = "repository: {url: /srv/fleet}
+";
+        let fragment = crate::settings::parse(Path::new("trueup.yaml"), text).unwrap();
+        let settings = crate::settings::validate(fragment).unwrap();
+        let known = Known {
+            target: Target {
+                host: "web-1".parse().unwrap(),
+                system: "x86_64-linux".parse().unwrap(),
+                address: "10.0.0.1".parse().unwrap(),
+                port: 22,
+                user: "deploy".to_owned(),
+                become_root: false,
+                host_keys: Vec::new(),
+                jump: Vec::new(),
+            },
+            adopted: Some(true),
+            machine_id: Some("a".to_owned()),
+        };
+        let probe = Probe {
+            uid: Some(1000),
+            machine: Some("aarch64".to_owned()),
+            machine_id: Some("b".to_owned()),
+            trusted_keys: Some(vec!["cache.nixos.org-1:x".to_owned()]),
+            managers: vec![("comin".to_owned(), "comin.service".to_owned())],
+            ..Probe::default()
+        };
+        let found = findings(&settings, Some("trueup-1:y"), &known, Ok(probe));
+        let text: Vec<String> = found
+            .iter()
+            .map(|f| {
+                format!(
+                    "{:?} {} | {}",
+                    f.health,
+                    f.what,
+                    f.fix.as_deref().unwrap_or("")
+                )
+            })
+            .collect();
+        for part in [
+            "Bad web-1: deploy is uid 1000 there",
+            "Bad web-1: a login of deploy finds no nix-store",
+            "Bad web-1: /run/current-system is no store path",
+            "Bad web-1: it is aarch64, and its manifest says x86_64-linux",
+            "Bad web-1: there is no agent for x86_64-linux",
+            "another machine answers: machine-id b instead of a",
+            "trusted-public-keys = [ \"trueup-1:y\" ];",
+            "Warning web-1: comin deploys to it too (comin.service is active)",
+        ] {
+            assert!(text.iter().any(|t| t.contains(part)), "{part}: {text:#?}");
+        }
     }
 
     #[test]

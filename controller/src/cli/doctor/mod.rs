@@ -1,8 +1,9 @@
-//! `trueup doctor`: is all there that the controller needs, on this machine and on each host? Each failure comes with its
-//! fix. It changes nothing, and everything that it asks has a limit.
+//! `trueup doctor`: is all there that the controller needs, on this machine, on hub, builders and caches, and on each host?
+//! Each failure comes with its fix. It changes nothing, and everything that it asks has a limit.
 
 mod here;
 mod hosts;
+mod stores;
 
 use std::path::PathBuf;
 
@@ -12,7 +13,9 @@ use super::output::Format;
 use super::{CliError, Ctx, Exit};
 use crate::settings::{self, Overrides};
 
-/// Check what the controller needs, here and on each host
+/// Check what the controller needs: here, on hub, builders and caches, and on each host
+///
+/// Exit code 1 if there is a problem; what a person should only know (!) is none.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The settings [default: /etc/trueup/trueup.yaml]
@@ -21,6 +24,9 @@ pub(super) struct Args {
     /// Do not connect to hosts
     #[arg(long)]
     no_hosts: bool,
+    /// Do not ask builders and caches
+    #[arg(long)]
+    no_stores: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -39,6 +45,8 @@ enum Health {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
 struct Finding {
+    /// `controller`, `hub`, `builder/NAME`, `cache/NAME`, `host/NAME`.
+    subject: String,
     health: Health,
     what: String,
     /// How to mend it.
@@ -46,8 +54,19 @@ struct Finding {
     fix: Option<String>,
 }
 
+impl Finding {
+    fn of(self, subject: &str) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            ..self
+        }
+    }
+}
+
+/// Of this machine, unless it is said to be of another subject.
 fn good(what: impl Into<String>) -> Finding {
     Finding {
+        subject: "controller".to_owned(),
         health: Health::Good,
         what: what.into(),
         fix: None,
@@ -64,8 +83,8 @@ fn warning(what: impl Into<String>) -> Finding {
 fn bad(what: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding {
         health: Health::Bad,
-        what: what.into(),
         fix: Some(fix.into()),
+        ..good(what)
     }
 }
 
@@ -91,11 +110,22 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     findings.extend(trunk);
     let (controller, answers) = here::controller(&client);
     findings.push(controller);
-    if let Some(fleet) = fleet.filter(|_| !args.no_hosts) {
-        ctx.status(&format!("asking {} hosts", fleet.hosts.len()));
-        let known = hosts::known(&fleet, answers.then_some(&client));
-        findings.extend(local.block_on(&rt, hosts::all(&settings, scratch.path(), &known)));
+    ctx.status("asking the hub");
+    findings.extend(local.block_on(&rt, stores::hub(&settings, scratch.path())));
+    if let Some(fleet) = &fleet {
+        let stores = fleet.builders.len() + fleet.caches.len();
+        if !args.no_stores && stores > 0 {
+            ctx.status(&format!("asking {stores} builders and caches"));
+            findings
+                .extend(local.block_on(&rt, stores::of_fleet(&settings, scratch.path(), fleet)));
+        }
+        if !args.no_hosts {
+            let known = hosts::known(fleet, answers.then_some(&client));
+            findings
+                .extend(local.block_on(&rt, hosts::all(&settings, scratch.path(), &known, ctx)));
+        }
     }
+    ctx.status("");
     if !args.output.document(ctx, &findings)? {
         print(&findings, ctx);
     }
@@ -120,9 +150,18 @@ fn print(findings: &[Finding], ctx: &mut Ctx<'_>) {
         }
     }
     let problems = findings.iter().filter(|f| f.health == Health::Bad).count();
+    let warnings = findings
+        .iter()
+        .filter(|f| f.health == Health::Warning)
+        .count();
+    let warned = match warnings {
+        0 => String::new(),
+        1 => ", 1 thing to know (!)".to_owned(),
+        n => format!(", {n} things to know (!)"),
+    };
     ctx.say(match problems {
-        0 => "no problem found".to_owned(),
-        1 => "1 problem".to_owned(),
-        n => format!("{n} problems"),
+        0 => format!("no problem found{warned}"),
+        1 => format!("1 problem{warned}"),
+        n => format!("{n} problems{warned}"),
     });
 }

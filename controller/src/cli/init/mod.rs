@@ -69,11 +69,17 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::failed(format!("starting: {e}")))?;
+    let config = fragment
+        .ssh
+        .config_file
+        .as_ref()
+        .and_then(|f| f.to_str())
+        .map(str::to_owned);
     let local = tokio::task::LocalSet::new();
     let mut found = local.block_on(&rt, async {
         let mut found = read(&nix, &dir, ctx).await?;
         platforms(&nix, &dir, &mut found, ctx).await;
-        host_keys(&mut found, !args.no_scan, ctx).await;
+        host_keys(&mut found, config.as_deref(), !args.no_scan, ctx).await;
         Ok::<_, CliError>(found)
     })?;
     let system = common_system(&mut found);
@@ -300,7 +306,7 @@ fn platform(draft: &mut Draft, value: Result<Value, EvalFailure>, found: &mut Dr
 }
 
 /// Of the person's known_hosts first: those were accepted before. What a machine shows now is written to be compared.
-async fn host_keys(found: &mut Drafts, scan: bool, ctx: &mut Ctx<'_>) {
+async fn host_keys(found: &mut Drafts, config: Option<&str>, scan: bool, ctx: &mut Ctx<'_>) {
     let env = crate::run::environment();
     let all = found.hosts.len();
     ctx.status(&format!("host keys: 0/{all}"));
@@ -312,7 +318,7 @@ async fn host_keys(found: &mut Drafts, scan: bool, ctx: &mut Ctx<'_>) {
             let Some(address) = address else {
                 return (n, Vec::new(), None);
             };
-            let place = keyscan::place(env, &address, port).await;
+            let place = keyscan::place(env, config, &address, port).await;
             let known = keyscan::known(env, &place).await;
             let over = jump
                 .map(|j| j.as_str().to_owned())

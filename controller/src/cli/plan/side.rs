@@ -67,6 +67,7 @@ pub fn nix(fragment: &Fragment, store: Option<String>, scratch: &Path) -> Nix {
             .map_or(defaults.build_silence, |d| d.get()),
         // A plan signs nothing.
         signing_key: PathBuf::new(),
+        ring: crate::edge::nix::SigningRing::default(),
     })
 }
 

@@ -213,8 +213,13 @@ impl Nix {
             *last = store.into();
         }
         // What is built is signed as it becomes valid, where no daemon builds: a process less between build and copy.
-        let key = self.settings.signing_key.display();
-        let config = format!("{}\nextra-secret-key-files = {key}\n", self.config());
+        let keys = self.signing_keys();
+        let keys: Vec<String> = keys.iter().map(|(f, _)| f.display().to_string()).collect();
+        let config = format!(
+            "{}\nextra-secret-key-files = {}\n",
+            self.config(),
+            keys.join(" ")
+        );
         spec.env.insert("NIX_CONFIG".to_owned(), config.into());
         let mut running = exec::stream(spec).map_err(|e| e.to_string())?;
         let records = self.settings.state.join(built::FOLDER);

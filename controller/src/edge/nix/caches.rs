@@ -92,7 +92,7 @@ impl Nix {
     }
 
     /// A folder needs no question. Nix asks a web server for its `nix-cache-info`, and another store for its version.
-    async fn answers(&self, cache: &str) -> Result<(), String> {
+    pub async fn answers(&self, cache: &str) -> Result<(), String> {
         if cache.starts_with("file://") {
             return Ok(());
         }

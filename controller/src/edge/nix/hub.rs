@@ -303,6 +303,17 @@ impl Nix {
         Ok(())
     }
 
+    /// Of a hub on another machine: does its store answer, and may roots be kept there? `None`: the hub is here.
+    pub async fn hub_answers(&self) -> Option<Result<(), String>> {
+        let hub = self.hub.as_ref()?;
+        if let Err(e) = self.answers(&hub.url).await {
+            return Some(Err(e));
+        }
+        let folder = self.settings.roots.display().to_string();
+        let asked = self.on_hub(hub, &["mkdir", "-p", &folder]).await;
+        Some(asked.map(drop))
+    }
+
     async fn on_hub(&self, hub: &Hub, words: &[&str]) -> Result<String, String> {
         let exit = exec::run(&hub.command(&self.settings, words))
             .await

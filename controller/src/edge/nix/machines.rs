@@ -311,7 +311,7 @@ impl Nix {
     }
 
     /// Does it log us in, and does its Nix answer and trust us?
-    async fn probe(&self, m: &ResolvedBuilder) -> Result<String, String> {
+    pub async fn probe(&self, m: &ResolvedBuilder) -> Result<String, String> {
         let url = probed(m);
         let spec = match &self.hub {
             // From where the builds begin: what the controller reaches says nothing of what the hub does.

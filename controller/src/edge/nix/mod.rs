@@ -57,7 +57,12 @@ pub struct NixSettings {
     pub build_silence: Duration,
     /// The key that signs store paths.
     pub signing_key: PathBuf,
+    /// During a rotation all that sign, that one too; empty otherwise.
+    pub ring: SigningRing,
 }
+
+/// Keys that all sign, each file with its public half. Shared, so that a rotation begins and ends while we run.
+pub type SigningRing = Arc<std::sync::RwLock<Vec<(PathBuf, String)>>>;
 
 /// The Nix edge: `Evaluator`, `Builder` and `Publisher`.
 #[derive(Debug, Clone)]
@@ -105,6 +110,17 @@ impl Nix {
             .insert("NIX_SSHOPTS".to_owned(), hub::SSH_OPTIONS.into());
         spec.limits = limits;
         spec
+    }
+
+    /// Files of all keys that sign, with their public halves where those are known.
+    fn signing_keys(&self) -> Vec<(PathBuf, Option<String>)> {
+        let ring = self.settings.ring.read().unwrap_or_else(|e| e.into_inner());
+        if ring.is_empty() {
+            return vec![(self.settings.signing_key.clone(), None)];
+        }
+        ring.iter()
+            .map(|(f, p)| (f.clone(), Some(p.clone())))
+            .collect()
     }
 
     fn config(&self) -> String {

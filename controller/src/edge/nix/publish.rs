@@ -1,7 +1,7 @@
 //! Signs what was built for us, and copies closures to caches. Never vouches for what came from elsewhere unless a key
 //! that the hub trusts has signed it: with our signature, hosts would take it from anybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -82,23 +82,13 @@ impl Nix {
             )
             .await?;
         let closure = info::parse(&told).map_err(|e| format!("`nix path-info` printed {e}"))?;
-        let key = std::fs::read_to_string(&self.settings.signing_key)
-            .map_err(|e| format!("{}: {e}", self.settings.signing_key.display()))?;
-        let our_key = key.split(':').next().unwrap_or_default().to_owned();
-        drop(key);
-        let records = self.settings.state.join(built::FOLDER);
-        let Sorted {
-            mut ours,
-            foreign,
-            unknown,
-        } = sort(closure, &our_key, |drv| built::is_recorded(&records, drv));
-        ours.extend(self.trusted(foreign).await?);
-        if !ours.is_empty() {
-            let mut args: Vec<OsString> = ["store", "sign", "--stdin", "--key-file"]
-                .map(OsString::from)
-                .into();
-            args.push(self.settings.signing_key.clone().into_os_string());
-            self.must(args, SIGN_WALL, lines(&ours)).await?;
+        let mut unknown = Vec::new();
+        let keys = self.signing_keys();
+        let ours: Vec<&str> = keys.iter().filter_map(|(_, p)| p.as_deref()).collect();
+        for (file, _) in &keys {
+            unknown = self
+                .sign_with(file, &ours.join(" "), closure.clone())
+                .await?;
         }
         if unknown.is_empty() {
             return Ok(());
@@ -113,8 +103,53 @@ impl Nix {
         ))
     }
 
-    /// Those of `paths` that carry a signature that the hub trusts, by Nix' own verdict.
-    async fn trusted(&self, paths: Vec<StorePath>) -> Result<Vec<StorePath>, String> {
+    /// Signs what of a closure is ours to sign and lacks this key's signature; what nobody vouches for comes back. `ours`:
+    /// our keys' public halves, whose signatures the others of them may repeat.
+    async fn sign_with(
+        &self,
+        file: &std::path::Path,
+        ours: &str,
+        closure: Vec<PathInfo>,
+    ) -> Result<Vec<StorePath>, String> {
+        let key = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let name = key.split(':').next().unwrap_or_default().to_owned();
+        drop(key);
+        let records = self.settings.state.join(built::FOLDER);
+        let Sorted {
+            ours: mut to_sign,
+            foreign,
+            unknown,
+        } = sort(closure, &name, |drv| built::is_recorded(&records, drv));
+        to_sign.extend(self.trusted(foreign, ours).await?);
+        if !to_sign.is_empty() {
+            let mut args: Vec<OsString> = ["store", "sign", "--stdin", "--key-file"]
+                .map(OsString::from)
+                .into();
+            args.push(file.as_os_str().to_owned());
+            self.must(args, SIGN_WALL, lines(&to_sign)).await?;
+        }
+        Ok(unknown)
+    }
+
+    /// Names of the keys that signed each of these, for those that the hub has.
+    pub async fn signers(&self, paths: &[StorePath]) -> BTreeMap<StorePath, Vec<String>> {
+        let mut found = BTreeMap::new();
+        // One by one: a path that is not there fails the whole question.
+        for path in paths {
+            let args = ["path-info", "--offline", "--json", path.as_str()];
+            let args = args.iter().map(OsString::from).collect();
+            let Ok(told) = self.must(args, SIGN_WALL, Vec::new()).await else {
+                continue;
+            };
+            for info in info::parse(&told).unwrap_or_default() {
+                found.insert(info.path, info.signers);
+            }
+        }
+        found
+    }
+
+    /// Those of `paths` that carry a signature that the hub trusts, or one by a key of ours, by Nix' own verdict.
+    async fn trusted(&self, paths: Vec<StorePath>, ours: &str) -> Result<Vec<StorePath>, String> {
         if paths.is_empty() {
             return Ok(paths);
         }
@@ -126,6 +161,10 @@ impl Nix {
         };
         let mut spec = self.spec(args.iter().map(OsString::from).collect(), limits);
         spec.stdin = lines(&paths);
+        if !ours.is_empty() {
+            let config = format!("{}\nextra-trusted-public-keys = {ours}\n", self.config());
+            spec.env.insert("NIX_CONFIG".to_owned(), config.into());
+        }
         let exit = exec::run(&spec).await.map_err(|e| e.to_string())?;
         let said = super::log::plain(&exit.err_text());
         // 2: some are untrusted, which it names. Without a name for each, nothing is believed.

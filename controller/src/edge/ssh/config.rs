@@ -229,6 +229,7 @@ mod tests {
             hub: None,
             agents: std::collections::BTreeMap::new(),
             pin: String::new(),
+            book: None,
             store_key: String::new(),
         }
     }

@@ -13,6 +13,16 @@ const SSH_FAILED: i32 = 255;
 /// A shell, and sudo, when the program is not there.
 const NOT_FOUND: [i32; 2] = [127, 126];
 
+/// What a shell, and sudo, say when the other end of `nix copy` is not there.
+const NO_NIX: [&str; 6] = [
+    "nix-daemon: command not found",
+    "nix-daemon: not found",
+    "nix-store: command not found",
+    "nix-store: not found",
+    "nix-daemon: No such file",
+    "nix-store: No such file",
+];
+
 /// The agent is not there yet.
 pub fn lacks_program(exit: &Exit) -> bool {
     let text = exit.err_text();
@@ -93,6 +103,13 @@ pub fn of_copy(target: &Target, exit: &Exit, store_key: &str) -> TransportError 
             TransportFault::Untrusted,
             format!("{}; {key}", last_line(&text)),
         );
+    }
+    if NO_NIX.iter().any(|said| has(said)) {
+        let next = format!(
+            "a login of {} finds no Nix there; is it NixOS? Elsewhere Nix has to be in the PATH of logins that are not interactive",
+            target.user
+        );
+        return error(&target.host, TransportFault::Agent, next);
     }
     if has("Nix daemon disconnected unexpectedly") {
         let next = "its user may not use the Nix daemon: add it to nix.settings.allowed-users, or copy as root";
@@ -184,6 +201,14 @@ mod tests {
             assert_eq!(e.fault, fault, "{text}");
             assert!(e.message.contains(next), "{}", e.message);
         }
+        let exit = Exit {
+            code: Some(1),
+            stderr: "bash: line 1: nix-daemon: command not found\nerror: cannot open connection to remote store 'ssh-ng://root@h'".into(),
+            ..Exit::default()
+        };
+        let e = of_copy(&target(), &exit, "k");
+        assert_eq!(e.class(), trueup_schema::ErrorClass::Host);
+        assert!(e.message.contains("finds no Nix there"), "{e}");
         let unsigned =
             "error: cannot add path '/nix/store/x' because it lacks a signature by a trusted key";
         let exit = Exit {

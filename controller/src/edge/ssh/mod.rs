@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use trueup_engine::ports::{Hosts, ReportStream, Target, TransportError, TransportFault};
 use trueup_schema::wire::{
-    AttemptState, Farewell, MAX_DOCUMENT, OfferReply, Order, Report, Signed,
+    AttemptState, Farewell, KeysReport, MAX_DOCUMENT, OfferReply, Order, Report, Signed,
 };
 use trueup_schema::{HostName, StorePath, System};
 
@@ -68,10 +68,20 @@ pub struct SshSettings {
     pub hub: Option<String>,
     /// The static agent for each platform: a store path, a folder with `bin/trueup-agent`, or the program.
     pub agents: BTreeMap<System, PathBuf>,
-    /// The fleet's public key, for a host's first contact.
+    /// The fleet's public key, for a host's first contact; empty where nothing is offered.
     pub pin: String,
+    /// Says what a host is told of our keys, where they change while we run.
+    pub book: Option<Rc<dyn KeyBook>>,
     /// What hosts have to trust for store paths: `name:base64`.
     pub store_key: String,
+}
+
+/// Our keys, as hosts are told of them.
+pub trait KeyBook: std::fmt::Debug {
+    /// What a host obeys from its first contact on.
+    fn pin(&self) -> String;
+    /// The list that this host should take, if it should take one.
+    fn list_for(&self, host: &KeysReport) -> Option<Signed>;
 }
 
 /// The port.
@@ -236,6 +246,39 @@ impl Inner {
         first_line(target, &exit.out_text())
     }
 
+    /// A host that obeys others than those keys that sign is told so; its report after that, or the one before.
+    async fn tell_keys(&self, target: &Target, report: Report) -> Report {
+        let book = self.settings.book.as_ref();
+        let list = book.and_then(|b| b.list_for(report.keys.as_ref()?));
+        let Some(list) = list else { return report };
+        let line = format!("{}\n", serde_json::json!({ "signed": list, "pin": null }));
+        let told = self
+            .agent(
+                target,
+                Freshness::Reuse,
+                &["keys"],
+                line.as_bytes(),
+                ASK_WALL,
+            )
+            .await;
+        let answer = match told {
+            Ok(exit) if exit.ok() => first_line(target, &exit.out_text()),
+            Ok(exit) => Err(fault::of(target, &exit)),
+            Err(e) => Err(e),
+        };
+        match answer {
+            Ok(after) => {
+                tracing::info!(host = %target.host, "it was told which keys to obey");
+                after
+            }
+            Err(e) => {
+                // Told again with the next report, and shown by `trueup keys status` until then.
+                tracing::warn!(host = %target.host, "it was not told which keys to obey: {}", e.message);
+                report
+            }
+        }
+    }
+
     async fn copy(&self, target: &Target, paths: &[&str]) -> Result<(), TransportError> {
         let route = self.route(target)?;
         let mut args: Vec<OsString> = vec!["copy".into()];
@@ -292,7 +335,9 @@ impl Hosts for SshHosts {
     }
 
     async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError> {
-        let envelope = serde_json::json!({ "signed": intent, "pin": self.inner.settings.pin });
+        let pin = self.inner.settings.book.as_ref().map(|b| b.pin());
+        let pin = pin.unwrap_or_else(|| self.inner.settings.pin.clone());
+        let envelope = serde_json::json!({ "signed": intent, "pin": pin });
         let line = format!("{envelope}\n");
         let target = &self.inner.way(target).await;
         let mut brought = false;
@@ -393,9 +438,11 @@ impl Hosts for SshHosts {
 
     async fn observe(&self, target: &Target) -> Result<Report, TransportError> {
         let target = self.inner.way(target).await;
-        self.inner
+        let report: Report = self
+            .inner
             .ask(&target, Freshness::Reuse, &["report"], ASK_WALL)
-            .await
+            .await?;
+        Ok(self.inner.tell_keys(&target, report).await)
     }
 
     fn reports(&self) -> ReportStream {
