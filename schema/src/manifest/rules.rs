@@ -186,11 +186,11 @@ fn is_attribute(s: &str) -> bool {
     };
     // A dot within quotes belongs to the name.
     let mut quoted = false;
-    let parts = s.split(|c: char| {
+    let mut parts = s.split(|c: char| {
         quoted ^= c == '"';
         c == '.' && !quoted
     });
-    (1..=512).contains(&s.len()) && parts.into_iter().all(part)
+    (1..=512).contains(&s.len()) && parts.all(part)
 }
 
 fn is_repository_file(s: &str) -> bool {
