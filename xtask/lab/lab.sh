@@ -353,7 +353,7 @@ reap() {
 cmd=$1; shift
 # What changes the lab holds its lock; what boots or waits lets go of it. It lies outside of what `down` removes.
 case $cmd in up | down | reset | halt | claim | reap)
-  mkdir -p "$LABS"
+  mkdir -p "$LABS" /run/lock
   case $cmd in claim | reap) exec 9>/run/lock/trueup-lab.lock ;; *) exec 9>"/run/lock/trueup-lab-$ID.lock" ;; esac
   flock 9 ;;
 esac
