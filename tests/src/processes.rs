@@ -1,6 +1,7 @@
 //! Processes by id and start time, so that nobody else's is ever taken for one of ours; signals; what a killed run left.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -119,7 +120,18 @@ pub fn clear(dir: &Path) {
     }
     // Store paths are read-only folders, which nobody but root can empty.
     run("chmod", &["-R", "u+w", &dir.display().to_string()]);
-    if let Err(error) = fs::remove_dir_all(dir) {
+    // What was told to end may still write there.
+    let mut last = None;
+    let gone = || match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            last = Some(error);
+            None
+        }
+        _ => Some(()),
+    };
+    if harness::wait(END_MAX, gone).is_none()
+        && let Some(error) = last
+    {
         eprintln!("{} stays: {error}", dir.display());
     }
 }
