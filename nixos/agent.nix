@@ -22,8 +22,18 @@ let
   trusts =
     lib.any (k: !(lib.hasPrefix "cache.nixos.org-1:" k)) config.nix.settings.trusted-public-keys
     || !(config.nix.settings.require-sigs or true);
-  # The copy that the controller brought: it wrote the journal, so it is the one that can read it.
-  brought = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
+  own = "${cfg.package}/bin/trueup-agent";
+  # The copy that the controller brought: it wrote the journal, so it is the one that can read it. Behind a forced command
+  # none is brought: this configuration's is the one that runs.
+  agent = if cfg.forcedCommand then own else "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
+  options =
+    if cfg.forcedCommand then
+      ''restrict,command="${own} ssh-command"''
+    else
+      "no-agent-forwarding,no-port-forwarding,no-pty,no-user-rc,no-X11-forwarding";
+  # A forced command lets the login become root for one program; without, all of it, since what is activated is root's in
+  # any case: a rule for some programs would only look safer.
+  sudo = if cfg.forcedCommand then own else "ALL";
 in
 {
   imports = [ ./secrets.nix ];
@@ -58,6 +68,29 @@ in
       default = [ ];
       example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS trueup@hub" ];
       description = "The controller's public keys: they may log in as `user`, without forwarding or a terminal.";
+    };
+
+    forcedCommand = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether the controller's keys run one program, `trueup-agent ssh-command`, whatever is asked for: the agent's verbs
+        that the controller uses, and Nix's store protocol. Everything else is refused by name and logged: shells, `scp`,
+        other programs, forwarding. The agent is then `package`, from this configuration, and none is brought by the
+        controller; a login other than root may become root for it alone. docs/SECURITY.md says what this does not prevent.
+        Set `controllerKeys` too: then whoever has only the SSH key can't make intents.
+      '';
+    };
+
+    witnessKeys = mkOption {
+      type = types.listOf ours.publicKey;
+      default = [ ];
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS web-1" ];
+      description = ''
+        Host keys (`/etc/ssh/ssh_host_ed25519_key.pub`) of hosts that may be the witness of an activation here
+        (`activation.confirm: witness`): they may confirm it over a connection of their own, and do nothing else.
+      '';
     };
 
     controllerKeys = mkOption {
@@ -129,6 +162,10 @@ in
           message = "services.trueup.agent.user is not root, and there is no sudo to become root with.";
         }
         {
+          assertion = cfg.forcedCommand || cfg.witnessKeys != [ ] -> cfg.package != null;
+          message = "services.trueup.agent.package is null: forcedCommand and witnessKeys need the agent that the login is to run.";
+        }
+        {
           assertion = lib.length cfg.controllerKeys <= 16;
           message = "services.trueup.agent.controllerKeys: the agent reads 16 keys at most.";
         }
@@ -143,9 +180,9 @@ in
             "services.trueup.agent in a container: there is no boot loader, so `test` itself already moves what boots next. A power cut during an activation boots the new configuration.";
 
       users.users.${cfg.user} = {
-        openssh.authorizedKeys.keys = map (
-          key: "no-agent-forwarding,no-port-forwarding,no-pty,no-user-rc,no-X11-forwarding ${key}"
-        ) cfg.authorizedKeys;
+        openssh.authorizedKeys.keys =
+          map (key: "${options} ${key}") cfg.authorizedKeys
+          ++ map (key: ''restrict,command="${own} ssh-command --witness" ${key}'') cfg.witnessKeys;
       };
 
       nix.settings = {
@@ -169,13 +206,12 @@ in
         description = "trueup logs in here";
       };
       users.groups.${cfg.user} = { };
-      # All of it, since what is activated is root's in any case: a rule for some programs would only look safer.
       security.sudo.extraRules = mkIf config.security.sudo.enable [
         {
           users = [ cfg.user ];
           commands = [
             {
-              command = "ALL";
+              command = sudo;
               options = [ "NOPASSWD" ];
             }
           ];
@@ -186,7 +222,7 @@ in
           users = [ cfg.user ];
           commands = [
             {
-              command = "ALL";
+              command = sudo;
               options = [ "NOPASSWD" ];
             }
           ];
@@ -202,7 +238,7 @@ in
         # It reads what would boot next; all of /boot must be there.
         after = [ "local-fs.target" ];
         unitConfig = {
-          ConditionFileIsExecutable = brought;
+          ConditionFileIsExecutable = agent;
           ConditionDirectoryNotEmpty = "/nix/var/trueup/journal";
           RequiresMountsFor = "/nix/var/trueup /boot";
         };
@@ -212,7 +248,7 @@ in
         serviceConfig = {
           Type = "oneshot";
           RemainAfterExit = true;
-          ExecStart = "${brought} resume";
+          ExecStart = "${agent} resume";
           TimeoutStartSec = "2min";
         };
       };

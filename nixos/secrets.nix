@@ -14,7 +14,11 @@ let
     types
     ;
   cfg = config.services.trueup.agent;
-  brought = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
+  brought =
+    if cfg.forcedCommand then
+      "${cfg.package}/bin/trueup-agent"
+    else
+      "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
   kept = "/nix/var/trueup/secrets.json";
   # There from the first tmpfiles run of a boot on: whoever starts units later (an activation) must not bring back what
   # was committed before it.

@@ -8,12 +8,12 @@ use trueup_schema::wire::{Hold, OfferReply, Order};
 
 use crate::files::{self, Layout};
 use crate::{
-    AgentError, activate, confirm, contact, deadman, journal, leave, offer, parse_order, report,
+    AgentError, activate, confirm, contact, deadman, gate, journal, leave, offer, parse_order, report,
     resume, secrets,
 };
 
 const USAGE: &str = "trueup-agent version [-o json] | report | keys | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
-| resume | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
+| resume | authorized-key KEY | ssh-command | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
 
@@ -25,10 +25,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("trueup-agent: {e}");
-            ExitCode::from(if matches!(e, AgentError::Usage(_)) {
-                2
-            } else {
-                1
+            ExitCode::from(match e {
+                AgentError::Usage(_) => 2,
+                AgentError::Forced(_) => gate::REFUSED,
+                _ => 1,
             })
         }
     }
@@ -51,8 +51,20 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
     let (name, rest) = args
         .split_first()
         .ok_or_else(|| AgentError::Usage(USAGE.to_owned()))?;
-    if name == "version" {
-        return version(rest);
+    match name.as_str() {
+        "version" => return version(rest),
+        "authorized-key" => {
+            println!("{}", gate::line(rest)?);
+            return Ok(());
+        }
+        // It names no `ssh-command` itself, so this ends.
+        "ssh-command" => {
+            return match gate::ssh_command(rest)? {
+                Some(args) => verb(&args),
+                None => Ok(()),
+            };
+        }
+        _ => {}
     }
     let uid = rustix::process::geteuid();
     if !uid.is_root() {

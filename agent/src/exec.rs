@@ -187,6 +187,32 @@ pub fn tool_ok(name: &str, args: &[&str], limit: Duration) -> Result<String, Exe
     })
 }
 
+/// Becomes a program, with this one's streams: returns only when that failed. For what must answer to whoever is at the
+/// other end of the SSH connection. Of the environment it gets what names the user and Nix' certificates.
+pub fn replace(program: &Path, args: &[&str]) -> ExecError {
+    const PASSED_ON: [&str; 6] = [
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "NIX_SSL_CERT_FILE",
+        "SSL_CERT_FILE",
+    ];
+    let mut c = command(program, args, &[]);
+    c.stdin(Stdio::inherit())
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::inherit());
+    for name in PASSED_ON {
+        if let Some(value) = std::env::var_os(name) {
+            c.env(name, value);
+        }
+    }
+    ExecError::Start {
+        program: program.to_owned(),
+        source: c.exec(),
+    }
+}
+
 /// Starts a program with both streams in a file: it must survive whoever reads.
 pub fn start(
     program: &Path,

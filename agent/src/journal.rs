@@ -16,8 +16,10 @@ use trueup_schema::wire::{Order, Stage};
 use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
 
-/// Format of a record.
+/// The oldest format whose readers understand what is written here: what is only added does not raise it.
 const FORMAT: u32 = 1;
+/// Who writes.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Length and checksum.
 const HEAD: usize = 8;
 /// A record is never longer.
@@ -36,6 +38,16 @@ pub enum JournalError {
         /// What is wrong.
         message: String,
     },
+    /// An agent of another version wrote what this one does not know.
+    #[error(
+        "JournalNewer: {path} was written by trueup-agent {agent}, which this one ({VERSION}) does not understand"
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its version, if it is told.
+        agent: String,
+    },
     /// Another process of ours has this attempt.
     #[error("another process has the attempt {0}")]
     Locked(Order),
@@ -49,13 +61,16 @@ pub enum JournalError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct Record<E> {
     format: u32,
     seq: u64,
     boot_id: String,
     boottime: u64,
     at: Timestamp,
-    event: Event,
+    event: E,
+    /// Who wrote it; journals of 0.1.0 do not say so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    agent: String,
 }
 
 /// What a journal says.
@@ -129,6 +144,19 @@ pub fn read(layout: &Layout, order: Order) -> Result<Option<Read>, JournalError>
     }
 }
 
+/// The same; what an agent of another version wrote and this one does not understand is told apart from what is damaged:
+/// nothing of it is ours to go on with.
+pub fn read_known(
+    layout: &Layout,
+    order: Order,
+) -> Result<Result<Option<Read>, String>, JournalError> {
+    match read(layout, order) {
+        Ok(read) => Ok(Ok(read)),
+        Err(e @ JournalError::Newer { .. }) => Ok(Err(e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
 fn parse(path: &Path, bytes: &[u8]) -> Result<Option<Read>, JournalError> {
     let mut state = None;
     let mut timeline = Vec::new();
@@ -157,18 +185,36 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Option<Read>, JournalError> {
             }
             return Err(corrupt("checksum".to_owned()));
         }
-        let record: Record = serde_json::from_slice(body).map_err(|e| corrupt(e.to_string()))?;
+        // In two steps: an event that is not known tells of a newer agent, if the rest says that one wrote it.
+        let record: Record<serde_json::Value> =
+            serde_json::from_slice(body).map_err(|e| corrupt(e.to_string()))?;
+        if record.format > FORMAT && record.seq == records {
+            return Err(JournalError::Newer {
+                path: path.to_owned(),
+                agent: record.agent,
+            });
+        }
         if record.format != FORMAT || record.seq != records {
             return Err(corrupt(format!(
                 "format {}, sequence {}",
                 record.format, record.seq
             )));
         }
-        if let Some(stage) = record.event.stage() {
+        let event: Event = match serde_json::from_value(record.event) {
+            Ok(event) => event,
+            Err(_) if !record.agent.is_empty() && record.agent != VERSION => {
+                return Err(JournalError::Newer {
+                    path: path.to_owned(),
+                    agent: record.agent,
+                });
+            }
+            Err(e) => return Err(corrupt(e.to_string())),
+        };
+        if let Some(stage) = event.stage() {
             timeline.push((record.at, stage));
         }
         boot_id = record.boot_id;
-        state = Some(apply(state, record.event).map_err(|e| corrupt(e.to_string()))?);
+        state = Some(apply(state, event).map_err(|e| corrupt(e.to_string()))?);
         offset += HEAD + len;
         records += 1;
     }
@@ -186,7 +232,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(four.try_into().ok()?))
 }
 
-fn encode(record: &Record) -> Vec<u8> {
+fn encode(record: &Record<Event>) -> Vec<u8> {
     let body = serde_json::to_vec(record).expect("a record has no map with odd keys");
     let mut out = Vec::with_capacity(HEAD + body.len());
     let len = u32::try_from(body.len()).expect("records are far below 4 GiB");
@@ -273,6 +319,7 @@ impl Journal {
             boottime: now.at,
             at: Timestamp::now(),
             event,
+            agent: VERSION.to_owned(),
         });
         let fail = |source| FileError::Write {
             path: layout.journal(self.order),

@@ -119,3 +119,85 @@ fn the_planted_bug_skip_fsync_is_noticed() {
     );
     assert!(found.is_err(), "the claim above could not fail");
 }
+
+/// What trueup-agent 0.1.0 wrote on a lab host: one attempt from the offer to its end. Never edited.
+const GOLDEN: &[u8] = include_bytes!("golden/journal-1");
+
+#[test]
+fn the_journal_of_the_release_before_is_read_to_its_end() {
+    let read = parse(Path::new("golden"), GOLDEN)
+        .expect("read")
+        .expect("records");
+    assert_eq!(read.state.next(), Step::Done);
+    let end = read.state.end.expect("an end");
+    assert_eq!(end.outcome, trueup_schema::status::Outcome::Succeeded);
+    assert_eq!(read.good, GOLDEN.len() as u64);
+    assert!(
+        !String::from_utf8_lossy(GOLDEN).contains("\"agent\""),
+        "it is of before"
+    );
+}
+
+/// As 0.1.0 reads it: with `deny_unknown_fields` nowhere, and the format that it knows.
+#[test]
+fn the_release_before_reads_what_is_written_now() {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Before {
+        format: u32,
+        seq: u64,
+        #[allow(dead_code, reason = "it must be there")]
+        boot_id: String,
+        #[allow(dead_code, reason = "it must be there")]
+        boottime: u64,
+        #[allow(dead_code, reason = "it must be there")]
+        at: Timestamp,
+        event: Event,
+    }
+    let (_dir, layout, order) = begun();
+    let bytes = fs::read(layout.journal(order)).expect("read");
+    let (mut rest, mut state, mut seq) = (&bytes[..], None, 0);
+    while let Some(len) = word(rest, 0) {
+        let (body, next) = rest[HEAD..].split_at(len as usize);
+        assert_eq!(word(rest, 4), Some(crc32c::crc32c(body)));
+        let record: Before = serde_json::from_slice(body).expect("as it was");
+        assert_eq!((record.format, record.seq), (1, seq));
+        state = Some(apply(state, record.event).expect("legal"));
+        (rest, seq) = (next, seq + 1);
+    }
+    assert_eq!((seq, state.map(|s| s.next())), (2, Some(Step::Record)));
+}
+
+fn with(record: &serde_json::Value) -> Vec<u8> {
+    let body = serde_json::to_vec(record).expect("JSON");
+    let mut out = u32::try_from(body.len())
+        .expect("short")
+        .to_le_bytes()
+        .to_vec();
+    out.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+#[test]
+fn what_a_newer_agent_wrote_is_told_from_what_is_damaged() {
+    let record = |format: u32, agent: &str| {
+        serde_json::json!({
+            "format": format, "seq": 0, "bootId": "b", "boottime": 1, "at": "2026-11-21T10:00:00Z",
+            "event": {"somethingNew": {}}, "agent": agent,
+        })
+    };
+    let read = |bytes: &[u8]| parse(Path::new("x"), bytes).expect_err("not understood");
+    for newer in [record(1, "9.0.0"), record(2, "9.0.0"), record(2, "")] {
+        assert!(
+            matches!(read(&with(&newer)), JournalError::Newer { .. }),
+            "{newer}"
+        );
+    }
+    for damaged in [record(1, ""), record(1, VERSION), record(0, "9.0.0")] {
+        assert!(
+            matches!(read(&with(&damaged)), JournalError::Corrupt { .. }),
+            "{damaged}"
+        );
+    }
+}

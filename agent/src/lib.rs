@@ -15,6 +15,7 @@ pub mod contact;
 pub mod deadman;
 pub mod exec;
 pub mod files;
+pub mod gate;
 pub mod health;
 pub mod journal;
 pub mod judge;
@@ -46,6 +47,9 @@ pub enum AgentError {
     /// Wrong arguments.
     #[error("usage: {0}")]
     Usage(String),
+    /// A forced command that this key may not give.
+    #[error("ForcedCommand/{0}")]
+    Forced(gate::Refused),
     /// Standard input is not what it should be.
     #[error("can't read the request: {0}")]
     Request(String),

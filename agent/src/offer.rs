@@ -131,8 +131,16 @@ fn check(layout: &Layout, intent: &Intent) -> Result<Option<OfferReply>, AgentEr
         return no("IdentityMismatch", format!("this machine is {here}"));
     }
     let greatest = report::greatest(layout)?;
-    if let Some(order) = journal::orders(layout).pop()
-        && let Some(read) = journal::read(layout, order)?
+    let last = journal::orders(layout).pop();
+    let known = last
+        .map(|order| journal::read_known(layout, order))
+        .transpose()?;
+    if let (Some(order), Some(Err(_))) = (last, &known)
+        && goes_on(layout, order)
+    {
+        return Ok(Some(OfferReply::Busy { order }));
+    }
+    if let (Some(order), Some(Ok(Some(read)))) = (last, known)
         && (read.state.phase != Phase::Ended || order == intent.order)
     {
         return Ok(Some(if order == intent.order {
@@ -191,16 +199,19 @@ fn check(layout: &Layout, intent: &Intent) -> Result<Option<OfferReply>, AgentEr
 /// An attempt that has begun and whose unit is gone (a crash between journal and start) is started again; one whose
 /// dead-man stands is left to it.
 fn wake(layout: &Layout, order: Order, phase: Phase) -> Result<(), AgentError> {
+    if phase != Phase::Ended && !goes_on(layout, order) {
+        start_unit(layout, order)?;
+    }
+    Ok(())
+}
+
+/// Somebody is at it: its unit, or its dead-man.
+fn goes_on(layout: &Layout, order: Order) -> bool {
     let guarded = ["armed", "fired"]
         .iter()
         .any(|k| layout.claim(k, order).exists());
     let unit = deadman::activation_unit(order);
-    let runs =
-        units::systemctl(&["is-active", "--quiet"], &[&unit], units::SYSTEMCTL_LIMIT).is_ok();
-    if phase != Phase::Ended && !runs && !guarded {
-        start_unit(layout, order)?;
-    }
-    Ok(())
+    guarded || units::systemctl(&["is-active", "--quiet"], &[&unit], units::SYSTEMCTL_LIMIT).is_ok()
 }
 
 fn is_already(layout: &Layout, intent: &Intent, parts: &Parts) -> Result<bool, AgentError> {

@@ -29,8 +29,12 @@ const MAX_HOST_KEYS: usize = 16;
 /// Takes a report.
 pub fn take(layout: &Layout) -> Result<Report, AgentError> {
     let orders = journal::orders(layout);
+    let mut warnings = Vec::new();
     let read = match orders.last() {
-        Some(order) => journal::read(layout, *order)?,
+        Some(order) => journal::read_known(layout, *order)?.unwrap_or_else(|newer| {
+            warnings.push(newer);
+            None
+        }),
         None => None,
     };
     let intent: Option<Intent> = match orders.last() {
@@ -41,7 +45,6 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
     let attempt = read
         .as_ref()
         .map(|r| attempt(&r.state, r.timeline.clone(), intent.as_ref()));
-    let mut warnings = Vec::new();
     let secrets = secrets(layout)?;
     for what in secrets.differs.iter().take(MAX_WARNINGS) {
         warnings.push(format!("secrets: {what}"));

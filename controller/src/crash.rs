@@ -20,6 +20,19 @@ pub(crate) fn hook() -> Rc<dyn Crash> {
     }
 }
 
+/// The layout of the database that an older release knows, for tests of upgrades and downgrades; `None`: ours.
+#[cfg(not(feature = "crash-points"))]
+pub(crate) fn layout() -> Option<i64> {
+    None
+}
+
+/// `TRUEUP_TEST_LAYOUT=N`: as the release that had it.
+#[cfg(feature = "crash-points")]
+pub(crate) fn layout() -> Option<i64> {
+    let text = std::env::var("TRUEUP_TEST_LAYOUT").ok()?;
+    Some(text.parse().expect("TRUEUP_TEST_LAYOUT is a number"))
+}
+
 #[cfg(feature = "crash-points")]
 mod testing {
     use std::cell::Cell;

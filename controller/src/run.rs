@@ -129,7 +129,14 @@ async fn serve(
     hosts: Option<Rc<dyn Hosts>>,
     masters: &OnceCell<Masters>,
 ) -> Result<(), RunError> {
-    let db = SqliteDb::open(&settings.db_folder())?;
+    let db = match crash::layout() {
+        Some(older) => SqliteDb::open_as(&settings.db_folder(), older)?,
+        None => SqliteDb::open(&settings.db_folder())?,
+    };
+    let told = db.told().map(str::to_owned);
+    if let Some(told) = &told {
+        tracing::warn!("{told}");
+    }
     let (wake, wakes) = mpsc::channel(WAKES);
     let term = db.term();
     let keys = KeyRoom::open(settings)?;
@@ -152,7 +159,7 @@ async fn serve(
         repository = %settings.repository.url, socket = %settings.socket.display(), term = term.0,
         "trueup {} runs", env!("CARGO_PKG_VERSION"),
     );
-    let engine = Engine::run(ports, engine_settings(settings, term), wakes);
+    let engine = Engine::run(ports, engine_settings(settings, term, told), wakes);
     let mut term_signal = signal(SignalKind::terminate()).map_err(system("waiting for signals"))?;
     let mut int_signal = signal(SignalKind::interrupt()).map_err(system("waiting for signals"))?;
     let ended = tokio::select! {
@@ -167,12 +174,19 @@ async fn serve(
 fn engine_settings(
     settings: &Settings,
     fence: trueup_engine::ports::Fence,
+    told_at_start: Option<String>,
 ) -> trueup_engine::Settings {
     trueup_engine::Settings {
         fence,
         poll_interval: settings.repository.interval,
         max_builds: settings.limits.builds as usize,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        // Where there is none, the controller is on no host of a fleet.
+        machine_id: std::fs::read_to_string("/etc/machine-id")
+            .ok()
+            .map(|id| id.trim().to_owned())
+            .filter(|id| !id.is_empty()),
+        told_at_start,
         ..trueup_engine::Settings::default()
     }
 }

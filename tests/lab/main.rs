@@ -4,6 +4,7 @@
 mod activation;
 mod byhand;
 mod controller;
+mod forced;
 mod hosts;
 mod hub;
 mod secrets;

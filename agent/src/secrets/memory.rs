@@ -18,6 +18,7 @@ const TMPFS: i64 = 0x0102_1994;
 pub(super) fn ready(places: &Places) -> Result<(), SecretsError> {
     let dir = places.generations();
     fs::create_dir_all(&dir).map_err(SecretsError::file("making", &dir))?;
+    passable(&places.root)?;
     if !places.mount || is_mounted(&dir) {
         return Ok(());
     }
@@ -45,6 +46,24 @@ pub(super) fn ready(places: &Places) -> Result<(), SecretsError> {
         path: dir,
         why: why.join("; "),
     })
+}
+
+/// The folder above may be there already: a controller on the same machine has its socket in it. Whoever owns it could put
+/// something else in the place of secrets, and who may not pass it has none of them.
+fn passable(root: &Path) -> Result<(), SecretsError> {
+    let meta = fs::symlink_metadata(root).map_err(SecretsError::file("looking at", root))?;
+    if meta.uid() != rustix::process::geteuid().as_raw() || !meta.is_dir() {
+        return Err(SecretsError::NotOurs {
+            path: root.to_owned(),
+            uid: meta.uid(),
+        });
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 || mode & 0o111 != 0o111 {
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755))
+            .map_err(SecretsError::file("opening", root))?;
+    }
+    Ok(())
 }
 
 /// A mount of its own, in memory.

@@ -74,6 +74,17 @@ impl Places {
 /// Why secrets can't be as they should. No message holds plain text.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
+    /// Somebody else's folder.
+    #[error(
+        "{path} belongs to uid {uid}, who could put something else in the place of secrets: if it is a controller's (its \
+         unit has RuntimeDirectory=trueup), give that another `listen.socket`, such as /run/trueup-controller/api.sock"
+    )]
+    NotOurs {
+        /// Which.
+        path: PathBuf,
+        /// Whose.
+        uid: u32,
+    },
     /// The goal's body.
     #[error("the goal does not read: {0}")]
     Body(String),

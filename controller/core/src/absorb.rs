@@ -94,6 +94,9 @@ pub fn reported(
             }
         }
     }
+    if claim.is_none() {
+        ended_unknown(m, &report, now, &mut out);
+    }
     // The host has begun what we do not know of: our database was lost. Go above it, in a new term.
     if let Some(greatest) = report.greatest
         && greatest > m.order
@@ -110,6 +113,59 @@ pub fn reported(
     }
     m.report = Some(report);
     out
+}
+
+/// An attempt that no claim is held for, and that was seen to go on, ended: the database is older than it.
+fn ended_unknown(m: &mut Memory, report: &Report, now: Timestamp, out: &mut Effects) {
+    let Some(a) = report
+        .attempt
+        .as_ref()
+        .filter(|a| a.state == AttemptState::Ended)
+    else {
+        return;
+    };
+    let before = m.report.as_ref().and_then(|r| r.attempt.as_ref());
+    let went_on = before.is_some_and(|b| b.order == a.order && b.state != AttemptState::Ended);
+    let system = a.goals.iter().find(|(name, _)| name.as_str() == "system");
+    let Some((_, digest)) = system.or(a.goals.iter().next()).filter(|_| went_on) else {
+        return;
+    };
+    let outcome = a.outcome.unwrap_or(Outcome::Failed);
+    let message = a.message.clone().unwrap_or_else(|| outcome.to_string());
+    let (severity, reason) = told(outcome);
+    out.notes.push(note(
+        severity,
+        reason,
+        format!("{message}; begun by an earlier database"),
+    ));
+    m.attempted_revision = Some(a.revision.clone());
+    if matches!(outcome, Outcome::Succeeded | Outcome::Skipped) {
+        m.applied_revision = Some(a.revision.clone());
+    }
+    m.ended = Some(Ended {
+        order: a.order,
+        revision: a.revision.clone(),
+        digest: digest.clone(),
+        outcome,
+        stage: a.stage,
+        message,
+        at: now,
+    });
+}
+
+fn told(outcome: Outcome) -> (Severity, Reason) {
+    match outcome {
+        Outcome::Succeeded => (Severity::Info, Reason::Succeeded),
+        Outcome::Skipped => (Severity::Info, Reason::Skipped),
+        Outcome::RebootRequired => (Severity::Warning, Reason::RebootRequired),
+        Outcome::RolledBack | Outcome::RolledBackPartial => (Severity::Error, Reason::RolledBack),
+        Outcome::RollbackFailed => (Severity::Error, Reason::RollbackFailed),
+        Outcome::BootNotCommitted => (Severity::Error, Reason::BootNotCommitted),
+        Outcome::Superseded => (Severity::Warning, Reason::Superseded),
+        Outcome::Interrupted => (Severity::Warning, Reason::Interrupted),
+        Outcome::Unreachable => (Severity::Warning, Reason::Unreachable),
+        Outcome::Failed => (Severity::Error, Reason::Failed),
+    }
 }
 
 /// The host began this claim's attempt, by its reply or, if that was lost, by its first report. Counts once.
@@ -154,18 +210,7 @@ fn ended(
         message = format!("{message} (units: {})", names.join(", "));
     }
     let digest = claim.digest.clone();
-    let (severity, reason) = match outcome {
-        Outcome::Succeeded => (Severity::Info, Reason::Succeeded),
-        Outcome::Skipped => (Severity::Info, Reason::Skipped),
-        Outcome::RebootRequired => (Severity::Warning, Reason::RebootRequired),
-        Outcome::RolledBack | Outcome::RolledBackPartial => (Severity::Error, Reason::RolledBack),
-        Outcome::RollbackFailed => (Severity::Error, Reason::RollbackFailed),
-        Outcome::BootNotCommitted => (Severity::Error, Reason::BootNotCommitted),
-        Outcome::Superseded => (Severity::Warning, Reason::Superseded),
-        Outcome::Interrupted => (Severity::Warning, Reason::Interrupted),
-        Outcome::Unreachable => (Severity::Warning, Reason::Unreachable),
-        Outcome::Failed => (Severity::Error, Reason::Failed),
-    };
+    let (severity, reason) = told(outcome);
     out.notes.push(note(severity, reason, message.clone()));
     match outcome {
         Outcome::Succeeded | Outcome::Skipped => {

@@ -10,6 +10,7 @@ pub mod conditions;
 pub mod decide;
 pub mod history;
 pub mod host;
+pub mod last;
 pub mod plan;
 pub mod queue;
 pub mod rollback;

@@ -45,6 +45,10 @@ pub struct Settings {
     pub released_roots: Duration,
     /// The controller's version, for the record.
     pub version: String,
+    /// The machine that the controller runs on: if it is a host of the fleet, it goes last in each revision.
+    pub machine_id: Option<String>,
+    /// Something to be told at the start, such as a database that is not the one of the last run.
+    pub told_at_start: Option<String>,
 }
 
 impl Default for Settings {
@@ -59,6 +63,8 @@ impl Default for Settings {
             push_caches: true,
             released_roots: RELEASED_ROOTS,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine_id: None,
+            told_at_start: None,
         }
     }
 }

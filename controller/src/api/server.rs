@@ -95,8 +95,10 @@ fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, ServeError> {
         path: path.to_owned(),
         source,
     };
-    if let Some(folder) = path.parent() {
+    if let Some(folder) = path.parent().filter(|f| !f.exists()) {
         std::fs::create_dir_all(folder).map_err(fail)?;
+        // On a host of the fleet its secrets are in the same folder, for whoever they are for; the socket has its own mode.
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).map_err(fail)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ServeError::Taken {

@@ -51,8 +51,11 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
             let found = edge::check(&file).map_err(|e| {
                 failed(e).next("restore a backup, or see docs/guide.md, \"The database\"")
             })?;
+            let led = found.led_by.map_or(String::new(), |(version, at)| {
+                format!(", led by trueup {version} since {at}")
+            });
             ctx.say(format_args!(
-                "{} entries, all whole; revision {}, term {}",
+                "{} entries, all whole; revision {}, term {}{led}",
                 found.entries, found.rev.0, found.term.0
             ));
         }

@@ -1,6 +1,7 @@
 //! `trueup.yaml`: all that can't be in Git. Fragment (the file as written) and flags become inputs, inputs become
 //! [`Settings`] (validated, every default filled in). Only settings travel further. Reads one file; makes none.
 
+mod credentials;
 mod fragment;
 mod read;
 #[cfg(test)]
@@ -155,7 +156,9 @@ pub enum SettingsError {
 /// Reads the file, lays flags over it, checks the result. A default file that is not there is an empty one; a file that
 /// was asked for must be there.
 pub fn load(asked: Option<&Path>, overrides: &Overrides) -> Result<Settings, SettingsError> {
-    validate(merge(read(asked)?, overrides))
+    let folder = std::env::var_os(credentials::FOLDER).map(PathBuf::from);
+    let given = merge(read(asked)?, overrides);
+    validate(credentials::fill(given, folder.as_deref()))
 }
 
 /// Flags over the file.

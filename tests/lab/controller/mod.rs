@@ -8,6 +8,7 @@ mod reach;
 mod rights;
 mod twenty;
 
+pub(crate) use rights::put_sudo;
 use std::path::Path;
 
 use crate::harness::{Lab, static_agent};
@@ -31,7 +32,7 @@ fn three(trueup: &Path, defaults: &str) -> Option<World> {
 }
 
 /// How often a host switched to what it is to run now.
-fn switched(world: &World, name: &str) -> usize {
+pub(crate) fn switched(world: &World, name: &str) -> usize {
     let status = world.status(name).unwrap();
     let closure = status["desiredClosure"].as_str().unwrap();
     let switches = world.switches(name).unwrap();

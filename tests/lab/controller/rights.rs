@@ -24,7 +24,7 @@ fn main() {
 }
 "#;
 
-fn put_sudo(world: &World) {
+pub(crate) fn put_sudo(world: &World, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("sudo.rs"), folder.path().join("sudo"));
     std::fs::write(&source, SUDO).unwrap();
@@ -44,8 +44,8 @@ fn put_sudo(world: &World) {
     let bytes = std::fs::read(&program).unwrap();
     world
         .closures()
-        .put(world.host(HOST), &bytes, "/usr/bin/sudo");
-    world.host(HOST).read(&["chmod", "4755", "/usr/bin/sudo"]);
+        .put(world.host(name), &bytes, "/usr/bin/sudo");
+    world.host(name).read(&["chmod", "4755", "/usr/bin/sudo"]);
 }
 
 /// Asks for a new try until the host's `Ready` says this.
@@ -101,7 +101,7 @@ fn what_a_login_lacks_is_told_and_once_it_is_there_the_host_converges() {
     let trust = host.read(&["cat", "/etc/nix/lab.conf"]);
     host.read(&["truncate", "--size", "0", "/etc/nix/lab.conf"]);
     host.read(&["systemctl", "try-restart", "nix-daemon.service"]);
-    put_sudo(&world);
+    put_sudo(&world, HOST);
     // Debian lets only a group use the daemon.
     told(&world, "may not use the Nix daemon");
     host.read(&["usermod", "--append", "--groups", "nix-users", "deploy"]);

@@ -3,6 +3,7 @@
 
 mod claim;
 mod deliver;
+mod orphan;
 mod ours;
 mod rests;
 mod runs;
@@ -20,6 +21,7 @@ use crate::host::{HostView, Work};
 use crate::rollback::effective;
 use claim::with_claim;
 use deliver::{deliver, drift, secrets};
+use orphan::orphan;
 use ours::ours;
 use rests::{left, observed, rolled_back};
 pub use runs::{Runs, has_secrets, parts, runs, runs_there, system};
@@ -164,6 +166,9 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
             .as_ref()
             .map_or("does not answer", |p| p.message.as_str());
         return t.look_or_wait(unreachable(&t, why));
+    }
+    if let Some(d) = orphan(&t, wanted, report) {
+        return d;
     }
     if t.nudged() {
         let verdict = t.working(Phase::Pending, "asked by a person: looking at the host");

@@ -1,6 +1,7 @@
 //! One host at a time: look at what is known, decide, do one step, record. Never evaluates or builds: it puts wants.
 
 mod back;
+mod own;
 mod show;
 mod steps;
 
@@ -10,6 +11,7 @@ use trueup_core::absorb;
 use trueup_core::decide::{Decision, Step, decide};
 use trueup_core::history::Word;
 use trueup_core::host::{ClosureStage, HostView, Nudge, WantedSecrets, Work};
+use trueup_core::last;
 use trueup_schema::{HostName, Timestamp};
 
 use crate::release;
@@ -157,7 +159,7 @@ fn with_view<T>(
         Work::Done(w) => state.closures.get(&w.drv),
         _ => None,
     };
-    let waits_for = cell
+    let mut waits_for: std::collections::BTreeSet<HostName> = cell
         .record
         .manifest
         .depends_on
@@ -165,6 +167,12 @@ fn with_view<T>(
         .filter(|d| !state.hosts.get(*d).is_some_and(is_ready_now))
         .cloned()
         .collect();
+    // A person who asks for it by name need not wait for the others.
+    if last::is_own(&cell.record.memory, settings.machine_id.as_deref())
+        && open_nudge(state, host).is_none()
+    {
+        waits_for.extend(own::before(state, host, settings));
+    }
     let secrets = secrets_of(state, host).map(|goal| WantedSecrets {
         digest: goal.digest.clone(),
         empty: goal.digest == trueup_schema::wire::secrets_digest(&Default::default()),

@@ -8,6 +8,7 @@ use trueup_core::host::Work;
 use trueup_schema::HostName;
 use trueup_schema::status::{ComponentStatus, ConditionType, Reason, Severity, Subject, Truth};
 
+use super::own;
 use crate::state::{HostCell, Shared, note, put};
 
 /// Writes a decision into the host's status, in memory.
@@ -17,6 +18,7 @@ pub(super) fn show(sh: &Rc<Shared>, host: &HostName, decision: &Decision) {
     {
         let mut guard = sh.state.borrow_mut();
         let state = &mut *guard;
+        let was_under_way = own::is_under_way(state, host);
         let Some(cell) = state.hosts.get_mut(host) else {
             return;
         };
@@ -59,6 +61,9 @@ pub(super) fn show(sh: &Rc<Shared>, host: &HostName, decision: &Decision) {
                     .filter(|(_, c)| depends(c))
                     .map(|(n, _)| n.clone()),
             );
+        }
+        if was_under_way && !own::is_under_way(state, host) {
+            woken.extend(own::own(state, &sh.settings));
         }
     }
     for name in woken {

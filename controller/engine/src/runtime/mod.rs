@@ -142,7 +142,12 @@ async fn started(sh: &Rc<Shared>) -> Result<(), DbError> {
         format!("trueup {}", sh.settings.version),
     );
     let event = sh.event(Subject::Controller("trueup".to_owned()), &told, None);
-    sh.commit(vec![put("meta", "controller", &record)?], vec![event])
+    let mut events = vec![event];
+    if let Some(told) = &sh.settings.told_at_start {
+        let told = note(Severity::Warning, Reason::ControllerStarted, told);
+        events.push(sh.event(Subject::Controller("trueup".to_owned()), &told, None));
+    }
+    sh.commit(vec![put("meta", "controller", &record)?], events)
         .await?;
     Ok(())
 }

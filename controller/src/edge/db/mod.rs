@@ -3,6 +3,7 @@
 //! A handle is `Send` and cheap to clone: the engine uses it through the port, threads of the API through the methods
 //! of the same names on the handle itself.
 
+mod layout;
 mod offline;
 mod store;
 mod thread;
@@ -63,12 +64,18 @@ pub struct SqliteDb {
     commands: mpsc::Sender<Command>,
     newest: watch::Receiver<DbRev>,
     term: Fence,
+    told: Option<String>,
 }
 
 impl SqliteDb {
     /// Opens or makes the database in `folder`, refuses a second controller by name, checks every value, and begins
     /// a new term.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        Self::open_as(folder, layout::LAYOUT)
+    }
+
+    /// The same, as the release whose tables have this layout: for tests of upgrades and downgrades.
+    pub fn open_as(folder: &Path, layout: i64) -> Result<Self, OpenError> {
         let io = |source| OpenError::Folder {
             path: folder.to_owned(),
             source,
@@ -80,9 +87,10 @@ impl SqliteDb {
             path: path.clone(),
             source,
         };
-        let store = store::Store::open(&path).map_err(at)?;
+        let store = store::Store::open(&path, layout).map_err(at)?;
         store.check().map_err(at)?;
         let term = store.begin_term().map_err(at)?;
+        let told = store.told.clone();
         let (announce, newest) = watch::channel(store.rev().map_err(at)?);
         let (commands, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
@@ -96,7 +104,15 @@ impl SqliteDb {
             commands,
             newest,
             term,
+            told,
         })
+    }
+
+    /// Why this is not the database of the last run, if it is not: a newer trueup had changed that, and a backup from
+    /// before was taken.
+    #[must_use]
+    pub fn told(&self) -> Option<&str> {
+        self.told.as_deref()
     }
 
     /// Our term: what transactions of this controller carry as fence.

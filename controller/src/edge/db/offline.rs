@@ -6,10 +6,11 @@ use std::path::Path;
 use serde_json::json;
 use trueup_engine::ports::{DbError, DbRev, Fence};
 
+use super::layout;
 use super::store::{Store, storage};
 
 /// What a check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     /// Entries, all whole.
     pub entries: u64,
@@ -17,6 +18,8 @@ pub struct Checked {
     pub rev: DbRev,
     /// The newest term.
     pub term: Fence,
+    /// Which version led in it, and since when.
+    pub led_by: Option<(String, String)>,
 }
 
 /// Reads every value and its checksum.
@@ -26,6 +29,7 @@ pub fn check(file: &Path) -> Result<Checked, DbError> {
         entries: store.check()?,
         rev: store.rev()?,
         term: store.term()?,
+        led_by: layout::last_run(&store.connection),
     })
 }
 

@@ -7,10 +7,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use trueup_engine::ports::{Change, DbError, DbRev, Entry, Fence, Guard, Key, Op, Txn};
 use trueup_schema::status::Event;
 
+use super::layout::{self, LAYOUT};
 use super::value;
 
-/// The layout of the tables.
-const LAYOUT: i64 = 1;
 /// Revisions whose changes a watch can still be told of. A watcher that is further behind lists again, which for a
 /// thousand hosts is cheaper than reading so many changes.
 const HISTORY_REVS: u64 = 10_000;
@@ -25,9 +24,9 @@ const EVENTS_TIDIED: i64 = 2_000;
 /// Changes told in one page. More than the most that one commit can have, so that a page always ends between two.
 const PAGE: i64 = 1_000;
 /// Another process that reads (a backup, `sqlite3`) may hold us up so long.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS kv (key TEXT PRIMARY KEY, rev INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log (rev INTEGER, n INTEGER, key TEXT NOT NULL, value BLOB, PRIMARY KEY (rev, n)) WITHOUT ROWID;
@@ -52,10 +51,15 @@ fn unsigned(n: i64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) connection: Connection,
+    layout: i64,
+    /// It is not the database of the last run: why, for people.
+    pub(super) told: Option<String>,
 }
 
 impl Store {
-    pub(super) fn open(path: &Path) -> Result<Self, DbError> {
+    /// As a release opens it whose layout is `layout`.
+    pub(super) fn open(path: &Path, layout: i64) -> Result<Self, DbError> {
+        let told = layout::prepare(path, layout)?;
         let err = storage("opening the database");
         let connection = Connection::open(path).map_err(&err)?;
         connection.busy_timeout(BUSY).map_err(&err)?;
@@ -66,21 +70,12 @@ impl Store {
         connection
             .pragma_update(None, "synchronous", "FULL")
             .map_err(&err)?;
-        connection.execute_batch(TABLES).map_err(&err)?;
-        let store = Self { connection };
-        match store.meta("layout")? {
-            None => store.set_meta("layout", LAYOUT)?,
-            Some(LAYOUT) => {}
-            Some(other) => {
-                return Err(DbError::Storage {
-                    attempt: "opening the database",
-                    why: format!(
-                        "its layout is {other}, this trueup knows {LAYOUT}: use a newer one"
-                    ),
-                });
-            }
-        }
-        Ok(store)
+        layout::create(&connection, layout)?;
+        Ok(Self {
+            connection,
+            layout,
+            told,
+        })
     }
 
     /// For looking only, also while a controller has it open.
@@ -89,7 +84,11 @@ impl Store {
         let connection =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(&err)?;
         connection.busy_timeout(BUSY).map_err(&err)?;
-        Ok(Self { connection })
+        Ok(Self {
+            connection,
+            layout: LAYOUT,
+            told: None,
+        })
     }
 
     fn meta(&self, name: &str) -> Result<Option<i64>, DbError> {
@@ -125,6 +124,9 @@ impl Store {
     pub(super) fn raise_term(&self, above: u64) -> Result<Fence, DbError> {
         let term = self.term()?.0.max(above).saturating_add(1);
         self.set_meta("term", number(term))?;
+        if self.layout >= 2 {
+            layout::note_run(&self.connection, number(term))?;
+        }
         Ok(Fence(term))
     }
 

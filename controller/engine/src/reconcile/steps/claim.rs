@@ -12,11 +12,23 @@ use trueup_core::rollback::effective;
 use trueup_schema::HostName;
 use trueup_schema::status::Subject;
 
+use super::observe;
 use crate::record;
 use crate::state::{Shared, delete, put};
 
+/// Has the host answered since the controller started? What is remembered may be of a backup: older than what the host has
+/// begun since. Its own word raises the order above that, so that nothing lower is ever issued.
+pub(super) fn is_heard(sh: &Rc<Shared>, host: &HostName) -> bool {
+    let state = sh.state.borrow();
+    let cell = state.hosts.get(host);
+    cell.is_some_and(|c| c.record.memory.answered_at.is_some())
+}
+
 /// Asks for a claim and commits it. It counts as held from before the commit on, so that limits hold meanwhile.
 pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
+    if !is_heard(sh, host) {
+        return observe(sh, host).await;
+    }
     let now = sh.now();
     let (claim, ops) = {
         let mut guard = sh.state.borrow_mut();

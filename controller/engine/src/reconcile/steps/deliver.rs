@@ -7,7 +7,7 @@ use trueup_core::host::{Wanted, Work};
 use trueup_schema::wire::{self, Order};
 use trueup_schema::{HostName, StorePath};
 
-use super::claim::release;
+use super::claim::{is_heard, release};
 use super::intent::intent;
 use super::{absorb_report, apply, missed, observe, target};
 use crate::state::Shared;
@@ -44,6 +44,9 @@ pub(super) async fn prepare(sh: &Rc<Shared>, host: &HostName, wanted: &Wanted) {
 }
 
 pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
+    if !is_heard(sh, host) {
+        return observe(sh, host).await;
+    }
     let Some(target) = target(sh, host) else {
         return;
     };
