@@ -22,7 +22,7 @@ let
   trusts =
     lib.any (k: !(lib.hasPrefix "cache.nixos.org-1:" k)) config.nix.settings.trusted-public-keys
     || !(config.nix.settings.require-sigs or true);
-  own = "${cfg.package}/bin/trueup-agent";
+  own = "${if cfg.package == null then "" else cfg.package}/bin/trueup-agent";
   # The copy that the controller brought: it wrote the journal, so it is the one that can read it. Behind a forced command
   # none is brought: this configuration's is the one that runs.
   agent = if cfg.forcedCommand then own else "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
@@ -80,16 +80,6 @@ in
         other programs, forwarding. The agent is then `package`, from this configuration, and none is brought by the
         controller; a login other than root may become root for it alone. docs/SECURITY.md says what this does not prevent.
         Set `controllerKeys` too: then whoever has only the SSH key can't make intents.
-      '';
-    };
-
-    witnessKeys = mkOption {
-      type = types.listOf ours.publicKey;
-      default = [ ];
-      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS web-1" ];
-      description = ''
-        Host keys (`/etc/ssh/ssh_host_ed25519_key.pub`) of hosts that may be the witness of an activation here
-        (`activation.confirm: witness`): they may confirm it over a connection of their own, and do nothing else.
       '';
     };
 
@@ -162,8 +152,8 @@ in
           message = "services.trueup.agent.user is not root, and there is no sudo to become root with.";
         }
         {
-          assertion = cfg.forcedCommand || cfg.witnessKeys != [ ] -> cfg.package != null;
-          message = "services.trueup.agent.package is null: forcedCommand and witnessKeys need the agent that the login is to run.";
+          assertion = cfg.forcedCommand -> cfg.package != null;
+          message = "services.trueup.agent.package is null: forcedCommand needs the agent that the login is to run.";
         }
         {
           assertion = lib.length cfg.controllerKeys <= 16;
@@ -180,9 +170,7 @@ in
             "services.trueup.agent in a container: there is no boot loader, so `test` itself already moves what boots next. A power cut during an activation boots the new configuration.";
 
       users.users.${cfg.user} = {
-        openssh.authorizedKeys.keys =
-          map (key: "${options} ${key}") cfg.authorizedKeys
-          ++ map (key: ''restrict,command="${own} ssh-command --witness" ${key}'') cfg.witnessKeys;
+        openssh.authorizedKeys.keys = map (key: "${options} ${key}") cfg.authorizedKeys;
       };
 
       nix.settings = {

@@ -40,15 +40,6 @@ const LOOKS: [&[&str]; 2] = [
     &["date", "-u", "-Iseconds"],
 ];
 
-/// Who may ask here: the key's line says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
-    /// The controller: all that it uses.
-    Controller,
-    /// Another host of the fleet: to confirm an activation that names it as its witness, and nothing else.
-    Witness,
-}
-
 /// What is run for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
@@ -125,7 +116,7 @@ fn words(command: &str) -> Result<Vec<&str>, Refused> {
 }
 
 /// Reads a command. Pure: what is allowed depends on nothing else.
-pub fn parse(command: &str, who: Who) -> Result<Run, Refused> {
+pub fn parse(command: &str) -> Result<Run, Refused> {
     let words = words(command)?;
     let (as_root, words) = match words.as_slice() {
         ["sudo", "-n", "--", rest @ ..] => (true, rest),
@@ -136,12 +127,9 @@ pub fn parse(command: &str, who: Who) -> Result<Run, Refused> {
     };
     let owned = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     if is_agent(program) {
-        verb(args, who)?;
+        verb(args)?;
         let args = owned(args);
         return Ok(Run::Verb { args, as_root });
-    }
-    if who == Who::Witness {
-        return Err(Refused::Program(short(program)));
     }
     match (*program, args) {
         ("true", []) => Ok(Run::Nothing),
@@ -164,28 +152,23 @@ fn is_agent(program: &str) -> bool {
 }
 
 /// A verb with exactly the arguments that the controller gives it.
-fn verb(args: &[&str], who: Who) -> Result<(), Refused> {
+fn verb(args: &[&str]) -> Result<(), Refused> {
     let Some((name, rest)) = args.split_first() else {
         return Err(Refused::Verb(String::new()));
     };
     let is_order = |w: &str| parse_order(w).is_some();
     let is_nonce =
         |w: &str| (1..=64).contains(&w.len()) && w.bytes().all(|b| b.is_ascii_hexdigit());
-    let good = match (who, *name, rest) {
-        (Who::Witness, "witnessed", ["--order", order]) => is_order(order),
-        (Who::Witness, _, _) | (Who::Controller, "witnessed", _) => {
-            return Err(Refused::Verb(short(name)));
-        }
-        (_, "report" | "watch" | "adopt-info", rest) => rest.is_empty(),
-        (_, "version", rest) => matches!(rest, [] | ["-o", "json"]),
-        (_, "want", paths) => {
+    let good = match (*name, rest) {
+        ("report" | "watch" | "adopt-info", rest) => rest.is_empty(),
+        ("version", rest) => matches!(rest, [] | ["-o", "json"]),
+        ("want", paths) => {
             !paths.is_empty() && paths.iter().all(|p| p.parse::<StorePath>().is_ok())
         }
-        (_, "offer", rest) => matches!(rest, [] | ["--follow"]),
-        (_, "confirm", ["--order", order, "--nonce", nonce]) => is_order(order) && is_nonce(nonce),
-        (_, "confirm", _) => false,
-        (_, "witness", rest) => rest.is_empty(),
-        (_, other, _) => return Err(Refused::Verb(short(other))),
+        ("offer", rest) => matches!(rest, [] | ["--follow"]),
+        ("confirm", ["--order", order, "--nonce", nonce]) => is_order(order) && is_nonce(nonce),
+        ("confirm", _) => false,
+        (other, _) => return Err(Refused::Verb(short(other))),
     };
     if good {
         Ok(())
@@ -214,19 +197,14 @@ fn is_daemon(args: &[&str]) -> bool {
 /// The verb `ssh-command`: reads what sshd was asked for, and answers the verb to run here, if it is one. Does not return
 /// where another program takes this one's place.
 pub fn ssh_command(rest: &[String]) -> Result<Option<Vec<String>>, AgentError> {
-    let who = match rest
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        [] => Who::Controller,
-        ["--witness"] => Who::Witness,
-        _ => return Err(AgentError::Usage("ssh-command [--witness]".to_owned())),
-    };
+    if !rest.is_empty() {
+        return Err(AgentError::Usage(
+            "ssh-command takes no arguments".to_owned(),
+        ));
+    }
     let command = std::env::var_os(COMMAND).unwrap_or_default();
     let command = String::from_utf8_lossy(command.as_encoded_bytes());
-    let run = parse(&command, who).map_err(|e| refuse(&command, e))?;
+    let run = parse(&command).map_err(|e| refuse(&command, e))?;
     let root = rustix::process::geteuid().is_root();
     match run {
         Run::Nothing => Ok(None),
@@ -263,15 +241,10 @@ fn refuse(command: &str, why: Refused) -> AgentError {
     AgentError::Forced(why)
 }
 
-/// The verb `authorized-key`: the line of `authorized_keys` for a public key of the controller, or of a witness.
+/// The verb `authorized-key`: the line of `authorized_keys` for a public key of the controller.
 pub fn line(rest: &[String]) -> Result<String, AgentError> {
-    let usage =
-        || AgentError::Usage("authorized-key [--witness] 'TYPE BASE64 [COMMENT]'".to_owned());
-    let (flag, words) = match rest {
-        [first, words @ ..] if first == "--witness" => (" --witness", words),
-        words => ("", words),
-    };
-    let key = words.join(" ");
+    let usage = || AgentError::Usage("authorized-key 'TYPE BASE64 [COMMENT]'".to_owned());
+    let key = rest.join(" ");
     let mut parts = key.split_whitespace();
     let (Some(kind), Some(data)) = (parts.next(), parts.next()) else {
         return Err(usage());
@@ -292,9 +265,7 @@ pub fn line(rest: &[String]) -> Result<String, AgentError> {
             "{own} can't stand in a line of authorized_keys: run the agent from its store path"
         )));
     }
-    Ok(format!(
-        "restrict,command=\"{own} ssh-command{flag}\" {key}"
-    ))
+    Ok(format!("restrict,command=\"{own} ssh-command\" {key}"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ fn agent(rest: &str) -> String {
 }
 
 fn refused(command: &str) -> Refused {
-    match parse(command, Who::Controller) {
+    match parse(command) {
         Ok(run) => panic!("{command:?} is taken: {run:?}"),
         Err(why) => why,
     }
@@ -22,7 +22,6 @@ fn what_the_controller_says_is_taken_word_for_word() {
         "offer --follow",
         "confirm --order 1-7 --nonce 0a1b",
         "watch",
-        "witness",
         &format!("want {PATH} {PATH}"),
     ] {
         let words: Vec<String> = rest.split(' ').map(str::to_owned).collect();
@@ -30,15 +29,11 @@ fn what_the_controller_says_is_taken_word_for_word() {
             args: words.clone(),
             as_root,
         };
-        assert_eq!(
-            parse(&agent(rest), Who::Controller),
-            Ok(run(false)),
-            "{rest}"
-        );
+        assert_eq!(parse(&agent(rest)), Ok(run(false)), "{rest}");
         let sudo = format!("sudo -n -- {}", agent(rest));
-        assert_eq!(parse(&sudo, Who::Controller), Ok(run(true)), "{rest}");
+        assert_eq!(parse(&sudo), Ok(run(true)), "{rest}");
     }
-    assert_eq!(parse("true", Who::Controller), Ok(Run::Nothing));
+    assert_eq!(parse("true"), Ok(Run::Nothing));
     for tool in [
         "nix-daemon --stdio",
         "'nix-daemon' '--stdio'",
@@ -52,7 +47,7 @@ fn what_the_controller_says_is_taken_word_for_word() {
             .split(' ')
             .map(str::to_owned)
             .collect();
-        assert_eq!(parse(tool, Who::Controller), Ok(Run::Tool(words)), "{tool}");
+        assert_eq!(parse(tool), Ok(Run::Tool(words)), "{tool}");
     }
 }
 
@@ -91,7 +86,7 @@ fn verbs_and_arguments_that_the_controller_never_says_are_refused() {
         "resume",
         "ssh-command",
         "authorized-key",
-        "witnessed",
+        "witness",
         "--",
         "-h",
     ] {
@@ -173,30 +168,6 @@ fn what_a_shell_would_read_is_in_no_word() {
     );
 }
 
-#[test]
-fn a_witness_confirms_and_does_nothing_else() {
-    let says = |rest: &str| parse(&agent(rest), Who::Witness);
-    assert!(says("witnessed --order 1-7").is_ok());
-    assert!(says("witnessed --order 1-7 x").is_err());
-    for rest in [
-        "report",
-        "offer",
-        "confirm --order 1-7 --nonce 0a",
-        "version",
-        "want /nix/store/x",
-    ] {
-        assert!(matches!(says(rest), Err(Refused::Verb(_))), "{rest}");
-    }
-    for other in [
-        "true",
-        "nix-daemon --stdio",
-        "nix-store --serve --write",
-        "sh",
-    ] {
-        assert!(parse(other, Who::Witness).is_err(), "{other}");
-    }
-}
-
 /// Whatever is asked for: no panic, and nothing outside the list is run.
 #[test]
 fn nothing_that_is_made_of_its_pieces_gets_through() {
@@ -236,7 +207,7 @@ fn nothing_that_is_made_of_its_pieces_gets_through() {
             words.push(pieces[(rest % pieces.len() as u64) as usize]);
             rest /= pieces.len() as u64;
         }
-        match parse(&words.join(" "), Who::Controller) {
+        match parse(&words.join(" ")) {
             Ok(Run::Verb { args, .. }) => {
                 taken += 1;
                 assert!(

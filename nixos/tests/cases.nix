@@ -90,6 +90,23 @@ in
     };
     refused = [ ];
   };
+  agentBehindAForcedCommand = {
+    module = agent {
+      user = "trueup-deploy";
+      forcedCommand = true;
+      controllerKeys = [ publicKey ];
+      secrets.api-token = { };
+    };
+    refused = [ ];
+  };
+  agentBehindAForcedCommandWithoutAnAgent = {
+    module = agent {
+      forcedCommand = true;
+      package = null;
+      resume = false;
+    };
+    refused = [ "package is null" ];
+  };
   agentWithSecrets = {
     module = agent {
       secrets.api-token = { };

@@ -337,6 +337,43 @@ fn a_cache_serves_by_the_module_that_nixos_has() {
 }
 
 #[test]
+fn behind_a_forced_command_the_key_runs_the_agent_of_this_configuration_and_nothing_else() {
+    let Some(found) = evaluate(
+        "let s = of cases.agentBehindAForcedCommand.module; in { inherit (s) services users sudo; }",
+    ) else {
+        return;
+    };
+    let lines = texts(&found["users"]["trueup-deploy"]["keys"]);
+    let forced = |line: &&str, end: &str| {
+        line.starts_with("restrict,command=\"/nix/store/")
+            && line.contains(&format!(
+                "-trueup-agent/bin/trueup-agent {end}\" ssh-ed25519 "
+            ))
+    };
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(forced(&lines[0], "ssh-command"), "{lines:?}");
+    let rules = found["sudo"].as_array().unwrap();
+    let of_login = |r: &&Value| texts(&r["users"]) == ["trueup-deploy"];
+    let rule = rules.iter().find(of_login).expect("a rule of the login");
+    let commands = rule["commands"].as_array().unwrap();
+    let command = commands[0]["command"].as_str().unwrap();
+    assert!(
+        commands.len() == 1 && command.ends_with("-trueup-agent/bin/trueup-agent"),
+        "{rule}"
+    );
+    // None is brought, so what runs at boot is that one too.
+    for (unit, verb) in [
+        ("trueup-resume", "resume"),
+        ("trueup-secrets", "secrets restore"),
+    ] {
+        let start = found["services"][unit]["serviceConfig"]["ExecStart"]
+            .as_str()
+            .unwrap();
+        assert_eq!(start, format!("{command} {verb}"));
+    }
+}
+
+#[test]
 fn secrets_have_paths_and_come_back_at_boot_but_not_in_an_activation() {
     let Some(found) = evaluate(
         "let s = of cases.agentWithSecrets.module; in { inherit (s) secrets services beforeUsers tmpfiles; }",

@@ -40,7 +40,7 @@ fn base64(text: &str) -> String {
 }
 
 /// A lab host as a store that Nix can reach without more configuration, pinned.
-fn store(host: &Host) -> String {
+pub(crate) fn store(host: &Host) -> String {
     format!(
         "ssh-ng://root@{}?ssh-key={}&base64-ssh-public-host-key={}",
         host.address,

@@ -7,6 +7,7 @@ mod controller;
 mod forced;
 mod hosts;
 mod hub;
+mod itself;
 mod secrets;
 mod stc;
 mod takeover;
