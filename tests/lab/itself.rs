@@ -218,7 +218,7 @@ fn set() -> Option<Itself> {
     let signing = std::fs::read(hub.key.with_file_name("cache-key.sec")).unwrap();
     upload(&hub, &signing, "/srv/store.key");
     let settings = format!(
-        "repository: {{url: 'file:///srv/fleet.git', branch: main}}\nlisten: {{socket: {SOCKET}}}\n\
+        "repository: {{url: 'file:///srv/fleet.git', branch: main, interval: 5s}}\nlisten: {{socket: {SOCKET}}}\n\
          ssh: {{configFile: /srv/ssh_config}}\nagent: {{packages: {{x86_64-linux: /srv/trueup-agent}}}}\n"
     );
     upload(&hub, settings.as_bytes(), "/srv/trueup.yaml");
