@@ -8,8 +8,8 @@ use trueup_schema::wire::{Hold, OfferReply, Order};
 
 use crate::files::{self, Layout};
 use crate::{
-    AgentError, activate, confirm, contact, deadman, gate, journal, leave, offer, parse_order, report,
-    resume, secrets,
+    AgentError, activate, confirm, contact, deadman, gate, journal, leave, offer, parse_order,
+    report, resume, secrets,
 };
 
 const USAGE: &str = "trueup-agent version [-o json] | report | keys | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \

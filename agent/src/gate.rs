@@ -160,7 +160,7 @@ fn verb(args: &[&str]) -> Result<(), Refused> {
     let is_nonce =
         |w: &str| (1..=64).contains(&w.len()) && w.bytes().all(|b| b.is_ascii_hexdigit());
     let good = match (*name, rest) {
-        ("report" | "watch" | "adopt-info", rest) => rest.is_empty(),
+        ("report" | "watch" | "adopt-info" | "keys" | "leave", rest) => rest.is_empty(),
         ("version", rest) => matches!(rest, [] | ["-o", "json"]),
         ("want", paths) => {
             !paths.is_empty() && paths.iter().all(|p| p.parse::<StorePath>().is_ok())

@@ -22,6 +22,8 @@ fn what_the_controller_says_is_taken_word_for_word() {
         "offer --follow",
         "confirm --order 1-7 --nonce 0a1b",
         "watch",
+        "keys",
+        "leave",
         &format!("want {PATH} {PATH}"),
     ] {
         let words: Vec<String> = rest.split(' ').map(str::to_owned).collect();

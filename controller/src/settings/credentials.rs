@@ -21,6 +21,7 @@ pub fn fill(mut fragment: Fragment, folder: Option<&Path>) -> Fragment {
         }
     };
     put(&mut fragment.signing.key_file, "store.key");
+    put(&mut fragment.signing.intent_key_file, "intent.key");
     put(&mut fragment.ssh.identity_file, "ssh.key");
     let credentials = &mut fragment.repository.credentials;
     match fragment.repository.url.as_deref() {
