@@ -16,7 +16,7 @@ use crate::component::{self, Applied, Committed, Component, Context, Parts, Refu
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
 use crate::plant::{self, Bug};
-use crate::{AgentError, contact, deadman, exec, memory, resume, units};
+use crate::{AgentError, contact, deadman, memory, reboot, resume};
 
 /// Who waits for the confirmation looks at the deadlines at least so often.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,8 +24,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// After the way back somebody must get in within the confirmation's time, but never longer than this.
 const CONTACT_MAX_SECS: u64 = 300;
-/// A reboot that systemd was asked for takes no longer; then the kernel is asked.
-const REBOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What `confirm` leaves for the activation's process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,6 +114,11 @@ impl Run<'_> {
                 self.append(Event::Armed { deadline })?;
             }
             Step::Apply(name) => self.apply(&name)?,
+            Step::Reboot => self.reboot()?,
+            Step::RebootBack => {
+                self.append(Event::LastResort)?;
+                reboot::reboot("what was booted is not to stay: rebooting into the boot default");
+            }
             Step::Await => self.begin_to_await()?,
             Step::JudgeAndConfirm => self.judge_and_confirm()?,
             Step::Commit => return self.commit(),
@@ -133,6 +136,11 @@ impl Run<'_> {
                 })?;
             }
             Step::Verify => self.verify()?,
+            Step::CloseAfterReboot if self.came_up() => {
+                let limit = system_goal(self.ctx).map_or(900, |g| g.activation_timeout_secs);
+                reboot::wait_for_boot(Duration::from_secs(limit));
+                self.append(Event::CameUp)?;
+            }
             Step::CloseAfterReboot => {
                 let end = resume::after_reboot(self.ctx, self.journal.state.clone())?;
                 self.end(end)?;
@@ -148,6 +156,9 @@ impl Run<'_> {
         eprintln!("trueup-agent: {error}");
         let (message, phase) = (error.to_string(), self.state().phase);
         let done = match phase {
+            Phase::Recorded if self.state().came_up => {
+                self.append(Event::RollingBack(Fault::new(Stage::Arm, message)))
+            }
             Phase::Accepted | Phase::Staged | Phase::Recorded => self.refuse(
                 None,
                 Refusal {
@@ -157,7 +168,7 @@ impl Run<'_> {
                     evidence: false,
                 },
             ),
-            Phase::Armed | Phase::Applying | Phase::Awaiting => {
+            Phase::Armed | Phase::Applying | Phase::Rebooting | Phase::Awaiting => {
                 self.append(Event::RollingBack(Fault::new(Stage::Activate, message)))
             }
             Phase::Committing | Phase::ProfileSet | Phase::BootAsked => {
@@ -220,6 +231,7 @@ impl Run<'_> {
                 component: name.clone(),
                 activation,
             }),
+            Applied::BootSet(set) => self.append(Event::BootSet(set)),
             Applied::Faulty(fault) => self.append(Event::RollingBack(Fault {
                 component: Some(name.clone()),
                 ..fault
@@ -233,6 +245,23 @@ impl Run<'_> {
                 ..Fault::new(refusal.stage, refusal.message)
             })),
         }
+    }
+
+    /// After a reboot of ours: is it what was to be booted?
+    fn came_up(&self) -> bool {
+        resume::has_come_up(self.state())
+    }
+
+    fn reboot(&mut self) -> Result<(), AgentError> {
+        let Some(set) = self.state().boot.clone() else {
+            return Ok(());
+        };
+        if reboot::is_up(&set.closure) {
+            return self.append(Event::CameUp);
+        }
+        reboot::reboot(&format!("rebooting into {}", set.closure));
+        let message = "neither systemd nor the kernel rebooted the host".to_owned();
+        self.append(Event::RollingBack(Fault::new(Stage::Boot, message)))
     }
 
     fn begin_to_await(&mut self) -> Result<(), AgentError> {
@@ -399,7 +428,7 @@ impl Run<'_> {
         if lost && system_goal(self.ctx).is_some_and(|g| g.reboot_as_last_resort) {
             if !self.state().last_resort {
                 self.append(Event::LastResort)?;
-                reboot();
+                reboot::reboot("the way back did not do; rebooting into the old boot default");
             }
             end.differs
                 .push("the reboot as a last resort did not come".to_owned());
@@ -434,19 +463,6 @@ impl Run<'_> {
         self.append(Event::Ended(end))?;
         contact::forget(&self.ctx.layout);
         Ok(())
-    }
-}
-
-/// Asks systemd, then the kernel. Returns only if neither did it.
-fn reboot() {
-    eprintln!("trueup-agent: the way back did not do; rebooting into the old boot default");
-    if let Err(e) = exec::tool_ok("systemctl", &["reboot"], units::SYSTEMCTL_LIMIT) {
-        eprintln!("trueup-agent: {e}");
-    }
-    thread::sleep(REBOOT_LIMIT);
-    rustix::fs::sync();
-    if let Err(e) = rustix::system::reboot(rustix::system::RebootCommand::Restart) {
-        eprintln!("trueup-agent: the kernel does not reboot: {e}");
     }
 }
 

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use trueup_schema::StorePath;
 
 use crate::files::{self, FileError};
+use crate::oneshot;
 
 /// The loader of containers: the next boot runs what `/sbin/init` names.
 pub const INIT_LINK: &str = "init-link";
 const INIT: &str = "sbin/init";
+/// Where the EFI system partition is mounted.
+const ESPS: [&str; 3] = ["boot", "efi", "boot/efi"];
 
 /// What boots this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +31,7 @@ pub fn detect() -> BootDefault {
 
 fn detect_in(root: &Path) -> BootDefault {
     let found = |loader, closure| BootDefault { loader, closure };
-    let lab = root.join("boot/default");
-    if let Ok(target) = fs::read_link(&lab)
-        && let Some(path) = target.to_str().and_then(|t| t.parse().ok())
-    {
-        return found("lab", Some(path));
-    }
-    for esp in ["boot", "efi", "boot/efi"] {
+    for esp in ESPS {
         let esp = root.join(esp);
         if esp.join("loader/loader.conf").is_file() {
             let signed = esp.join("EFI/Linux").is_dir()
@@ -85,13 +82,18 @@ fn copies_in(root: &Path, loader: &str) -> Option<PathBuf> {
         "systemd-boot" | "lanzaboote" => &["boot/EFI/nixos", "efi/EFI/nixos", "boot/efi/EFI/nixos"],
         "grub" => &["boot/kernels"],
         "extlinux" => &["boot/nixos"],
-        "lab" => &["boot/loader"],
         _ => &[],
     };
     places.iter().map(|p| root.join(p)).find(|p| p.is_dir())
 }
 
-fn dir_names(dir: &Path) -> Vec<String> {
+/// The folder of systemd-boot's entries.
+pub(crate) fn entries_in(root: &Path) -> Option<PathBuf> {
+    let entries = ESPS.iter().map(|esp| root.join(esp).join("loader/entries"));
+    entries.into_iter().find(|dir| dir.is_dir())
+}
+
+pub(crate) fn dir_names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -116,10 +118,16 @@ fn first_init(text: &str) -> Option<StorePath> {
 
 fn systemd_boot(root: &Path, esp: &Path) -> Option<StorePath> {
     let conf = files::text(esp.join("loader/loader.conf"));
-    let default = conf.lines().find_map(|l| {
-        let mut words = l.split_whitespace();
-        (words.next() == Some("default")).then(|| words.next().unwrap_or("").to_owned())
-    })?;
+    // Chosen in the menu, or by `bootctl set-default`: it wins over the file.
+    let chosen =
+        oneshot::efi_default(root).filter(|id| esp.join("loader/entries").join(id).is_file());
+    let by_file = || {
+        conf.lines().find_map(|l| {
+            let mut words = l.split_whitespace();
+            (words.next() == Some("default")).then(|| words.next().unwrap_or("").to_owned())
+        })
+    };
+    let default = chosen.or_else(by_file)?;
     if let Some(number) = default
         .strip_prefix("nixos-generation-")
         .and_then(|d| d.strip_suffix(".conf"))

@@ -84,8 +84,13 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
     let out = &mut stdout().lock();
     match name.as_str() {
         "report" | "adopt-info" => {
-            if let Err(e) = resume::close_if_rebooted(&layout) {
-                eprintln!("trueup-agent: {e}");
+            for told in [
+                resume::close_if_rebooted(&layout),
+                crate::reboot::judge_pending(&layout),
+            ] {
+                if let Err(e) = told {
+                    eprintln!("trueup-agent: {e}");
+                }
             }
             offer::say(out, &report::take(&layout)?)
         }

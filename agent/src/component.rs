@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use trueup_core::agent::{Fault, Recorded};
+use trueup_core::agent::{BootSet, Fault, Recorded};
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::{Activation, Goal, Intent, Order, Stage};
 use trueup_schema::{ComponentName, StorePath};
@@ -62,6 +62,8 @@ pub struct Refusal {
 pub enum Applied {
     /// In effect.
     Done(Activation),
+    /// In effect after a reboot, which is set.
+    BootSet(BootSet),
     /// In effect or half, and it must go back.
     Faulty(Fault),
     /// Nothing was touched.

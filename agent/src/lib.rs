@@ -25,9 +25,11 @@ pub mod memory;
 pub mod mend;
 pub mod network;
 pub mod offer;
+pub mod oneshot;
 mod orphans;
 mod plant;
 pub mod preflight;
+pub mod reboot;
 pub mod report;
 pub mod resume;
 #[cfg(feature = "planted")]

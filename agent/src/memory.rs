@@ -30,6 +30,28 @@ pub struct Kept {
     pub quarantined: Vec<Digest>,
 }
 
+impl Kept {
+    /// What hurt is no goal that could be confirmed any more, whatever it was before.
+    fn put_away(&mut self, digest: &Digest) {
+        self.quarantined.push(digest.clone());
+        let over = self.quarantined.len().saturating_sub(MAX_QUARANTINE);
+        self.quarantined.drain(..over);
+        self.confirmed.take_if(|d| d == digest);
+    }
+}
+
+/// A goal hurt outside of any attempt.
+pub fn quarantine(layout: &Layout, component: &str, digest: &Digest) -> Result<(), AgentError> {
+    let mut all = read(layout)?;
+    for (name, kept) in &mut all {
+        if name.as_str() == component && !kept.quarantined.contains(digest) {
+            kept.put_away(digest);
+            kept.last = Some((digest.clone(), Outcome::RolledBack));
+        }
+    }
+    Ok(write(layout, &all)?)
+}
+
 /// All components' memory.
 pub type Memory = BTreeMap<ComponentName, Kept>;
 
@@ -60,9 +82,7 @@ pub fn conclude(ctx: &Context, phase: Phase, end: &End) -> Result<(), AgentError
         }
         let blamed = end.evidence && end.component.as_ref().is_none_or(|c| c == component);
         if blamed && !kept.quarantined.contains(digest) {
-            kept.quarantined.push(digest.clone());
-            let over = kept.quarantined.len().saturating_sub(MAX_QUARANTINE);
-            kept.quarantined.drain(..over);
+            kept.put_away(digest);
         }
     }
     write(&ctx.layout, &all)?;

@@ -210,8 +210,20 @@ fn goes_on(layout: &Layout, order: Order) -> bool {
     let guarded = ["armed", "fired"]
         .iter()
         .any(|k| layout.claim(k, order).exists());
+    guarded || unit_runs(order)
+}
+
+fn unit_runs(order: Order) -> bool {
     let unit = deadman::activation_unit(order);
-    guarded || units::systemctl(&["is-active", "--quiet"], &[&unit], units::SYSTEMCTL_LIMIT).is_ok()
+    units::systemctl(&["is-active", "--quiet"], &[&unit], units::SYSTEMCTL_LIMIT).is_ok()
+}
+
+/// Starts the activation's unit, unless it runs. After a boot the claim of a dead-man is there and the dead-man is not.
+pub fn start_once(layout: &Layout, order: Order) -> Result<(), AgentError> {
+    if unit_runs(order) {
+        return Ok(());
+    }
+    start_unit(layout, order)
 }
 
 fn is_already(layout: &Layout, intent: &Intent, parts: &Parts) -> Result<bool, AgentError> {

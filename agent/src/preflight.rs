@@ -83,7 +83,7 @@ fn copies_needed(dir: &Path, closures: &[&Path]) -> u64 {
 }
 
 /// All of it.
-pub fn check(goal: &SystemGoal, target: &Path) -> Result<(), Refusal> {
+pub fn check(goal: &SystemGoal, target: &Path, by_reboot: bool) -> Result<(), Refusal> {
     let here = format!("{}-linux", std::env::consts::ARCH);
     let said = files::text(Path::new(goal.closure.as_str()).join("system"));
     for system in [goal.system.as_str(), said.as_str()] {
@@ -106,7 +106,7 @@ pub fn check(goal: &SystemGoal, target: &Path) -> Result<(), Refusal> {
     room("/nix", NIX_FREE)?;
     room_to_boot(target)?;
     let current = Path::new(files::CURRENT);
-    if current.exists() {
+    if current.exists() && !by_reboot {
         let (old, new) = (
             files::text(current.join("init-interface-version")),
             files::text(target.join("init-interface-version")),
@@ -133,6 +133,19 @@ pub fn check(goal: &SystemGoal, target: &Path) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Can what runs not become this closure without a reboot?
+#[must_use]
+pub fn forbids_switch(target: &Path) -> bool {
+    const INIT: &str = "init-interface-version";
+    let current = Path::new(files::CURRENT);
+    let (old, new) = (
+        files::text(current.join(INIT)),
+        files::text(target.join(INIT)),
+    );
+    let other_init = !old.is_empty() && !new.is_empty() && old != new;
+    current.exists() && (other_init || !inhibitors(current, target).is_empty())
 }
 
 /// `switch-inhibitors` is a JSON object, name to value: what differs forbids the switch.

@@ -7,20 +7,23 @@ use rustix::fs::{FlockOperation, flock};
 use trueup_core::agent::{Phase, State};
 use trueup_schema::Timestamp;
 use trueup_schema::wire::{
-    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FORMAT, Hold, Identity,
-    Intent, OTHER_MANAGERS, Order, OtherManager, Report, Running, SECRETS_V1, SYSTEM_V1,
+    Activation, AgentInfo, AttemptReport, AttemptState, BootReport, ComponentReport, FORMAT, Hold,
+    Identity, Intent, MODES_V1, OTHER_MANAGERS, Order, OtherManager, Report, Running, SECRETS_V1,
+    SYSTEM_V1,
 };
 
 use crate::files::{self, Layout};
 use crate::units::{self, Units};
-use crate::{AgentError, boot, component, deadman, journal, memory, preflight, secrets};
+use crate::{
+    AgentError, boot, component, deadman, journal, memory, preflight, reboot, resume, secrets,
+};
 
 /// What this program understands.
 #[cfg(not(feature = "planted"))]
-pub const UNDERSTANDS: [&str; 2] = [SYSTEM_V1, SECRETS_V1];
+pub const UNDERSTANDS: [&str; 3] = [SYSTEM_V1, SECRETS_V1, MODES_V1];
 /// What this program understands.
 #[cfg(feature = "planted")]
-pub const UNDERSTANDS: [&str; 3] = [SYSTEM_V1, SECRETS_V1, crate::second::SECOND_V1];
+pub const UNDERSTANDS: [&str; 4] = [SYSTEM_V1, SECRETS_V1, MODES_V1, crate::second::SECOND_V1];
 /// More differences are not told.
 const MAX_WARNINGS: usize = 16;
 /// More host keys are not told.
@@ -65,6 +68,14 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
     }
     if let Some(order) = orders.last() {
         warnings.extend(deadman::warnings(layout, *order));
+    }
+    let awaited = read.as_ref().and_then(|r| r.state.boot.as_ref());
+    if let Some(set) = awaited.filter(|set| reboot::is_unwatched(&set.closure)) {
+        warnings.push(format!(
+            "{} has no trueup-resume.service (the agent's module): after a reboot into it nothing goes back by itself \
+             until somebody gets in or the power is cycled",
+            set.closure.name()
+        ));
     }
     if crate::own_store_path().is_none() {
         warnings.push(
@@ -234,6 +245,7 @@ pub fn state_of(phase: Phase) -> AttemptState {
         Phase::Accepted | Phase::Staged | Phase::Recorded | Phase::Armed | Phase::Applying => {
             AttemptState::Activating
         }
+        Phase::Rebooting => AttemptState::Rebooting,
         Phase::Awaiting => AttemptState::AwaitingConfirmation,
         Phase::Committing | Phase::ProfileSet | Phase::BootAsked => AttemptState::Committing,
         Phase::RollingBack | Phase::Rebooted => AttemptState::RollingBack,
@@ -263,7 +275,11 @@ fn attempt(
                 serde_json::from_value(goal.body.clone()).ok()?;
             Some(body.closure)
         }),
-        state: state_of(state.phase),
+        state: if resume::has_come_up(state) {
+            AttemptState::Rebooting
+        } else {
+            state_of(state.phase)
+        },
         nonce: state.nonce.clone().filter(|_| awaiting),
         deadline_in_secs: left.filter(|_| awaiting),
         confirm: intent.map(|i| i.confirm.clone()),
@@ -284,6 +300,12 @@ fn attempt(
             .unwrap_or_default(),
         differs: end.map(|e| e.differs).unwrap_or_default(),
         waiting_jobs: state.waiting_jobs.clone(),
+        boot: state.boot.as_ref().map(|set| BootReport {
+            from: set.boot_id.clone(),
+            once: set.once.clone(),
+            fallback: state.recorded.as_ref().and_then(|r| r.fallback.clone()),
+            came_up: state.came_up,
+        }),
         timeline,
     }
 }

@@ -7,7 +7,7 @@ use trueup_schema::wire::Stage;
 use crate::component::{self, Context};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal, JournalError};
-use crate::{AgentError, activate};
+use crate::{AgentError, activate, reboot};
 
 /// Writes down that the host booted anew, if it did since the attempt began.
 pub fn note_reboot(layout: &Layout, journal: &mut Journal) -> Result<(), AgentError> {
@@ -37,10 +37,31 @@ pub fn close_if_rebooted(layout: &Layout) -> Result<(), AgentError> {
     {
         return Ok(());
     }
+    if has_come_up(&read.state) || awaits_boot(&read.state) && is_up(&read.state) {
+        // It is judged and confirmed like any other, so in a unit that outlives whoever looks.
+        return crate::offer::start_once(layout, order);
+    }
     match activate::run(layout, order) {
         Err(AgentError::Journal(JournalError::Locked(_))) => Ok(()),
         other => other,
     }
+}
+
+fn awaits_boot(state: &State) -> bool {
+    state.phase == Phase::Rebooting
+}
+
+fn is_up(state: &State) -> bool {
+    state
+        .boot
+        .as_ref()
+        .is_some_and(|set| reboot::is_up(&set.closure))
+}
+
+/// It was rebooted to boot a closure, and that is what runs.
+#[must_use]
+pub fn has_come_up(state: &State) -> bool {
+    state.phase == Phase::Rebooted && state.cut_in == Some(Phase::Rebooting) && is_up(state)
 }
 
 /// How an attempt that a reboot cut short ended; what it had set is set back where it does not last.
@@ -48,6 +69,9 @@ pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
     let cut_in = state.cut_in.unwrap_or(Phase::Accepted);
     let recorded = state.recorded.clone().unwrap_or_default();
     let mut parts = component::all(&ctx.intent)?;
+    // Asked before it is cleared.
+    let once = state.boot.as_ref().and_then(|set| set.once.as_deref());
+    let tried = reboot::was_tried(recorded.loader.as_deref(), once);
     if (Phase::ProfileSet..=Phase::BootAsked).contains(&cut_in) {
         let mut lasts = true;
         for (_, part) in &parts {
@@ -78,6 +102,11 @@ pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
         )),
         ..End::of(Outcome::Interrupted)
     };
+    if cut_in == Phase::Rebooting
+        && let Some(set) = &state.boot
+    {
+        did_not_come_up(&mut end, tried, set.closure.name(), name);
+    }
     if cut_in == Phase::RollingBack
         && let Some(fault) = state.fault
     {
@@ -85,7 +114,9 @@ pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
         end.stage = Some(fault.stage);
         end.evidence = fault.evidence;
         end.component = fault.component;
-        let how = if state.last_resort {
+        let how = if state.came_up {
+            "rebooted into what was booted before"
+        } else if state.last_resort {
             "rebooted as a last resort"
         } else {
             "the host booted anew on the way back"
@@ -93,7 +124,8 @@ pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
         end.message = Some(format!("{}; {how}", fault.message));
         end.outcome = Outcome::RolledBack;
     }
-    if running != recorded.running && recorded.running.is_some() && running.is_some() {
+    let before = recorded.fallback.as_ref().or(recorded.running.as_ref());
+    if running.as_ref() != before && before.is_some() && running.is_some() {
         end.differs
             .push("another system runs than before the attempt".to_owned());
         if end.outcome == Outcome::RolledBack {
@@ -103,12 +135,37 @@ pub fn after_reboot(ctx: &Context, state: State) -> Result<End, AgentError> {
     Ok(end)
 }
 
+/// The host was to boot a closure, and another one runs.
+fn did_not_come_up(end: &mut End, tried: Option<bool>, closure: &str, runs: &str) {
+    let (outcome, evidence, why) = match tried {
+        Some(true) => (
+            Outcome::RolledBack,
+            true,
+            "was booted once and did not come up",
+        ),
+        Some(false) => (
+            Outcome::Failed,
+            false,
+            "was to be booted once, and the loader did not",
+        ),
+        None => (
+            Outcome::RolledBack,
+            false,
+            "was the boot default, and something else was booted",
+        ),
+    };
+    end.outcome = outcome;
+    end.evidence = evidence;
+    end.message = Some(format!("{closure} {why}; {runs} runs"));
+}
+
 fn stage_of(phase: Phase) -> Stage {
     match phase {
         Phase::Accepted => Stage::Preflight,
         Phase::Staged => Stage::Record,
         Phase::Recorded => Stage::Arm,
         Phase::Armed | Phase::Applying => Stage::Activate,
+        Phase::Rebooting => Stage::Boot,
         Phase::Awaiting => Stage::Confirm,
         Phase::Committing => Stage::Profile,
         Phase::ProfileSet | Phase::BootAsked => Stage::Boot,
@@ -122,6 +179,7 @@ fn when(phase: Phase) -> &'static str {
             "before anything was touched"
         }
         Phase::Applying => "while it activated",
+        Phase::Rebooting => "to bring what only a reboot brings",
         Phase::Awaiting => "while the confirmation was awaited",
         Phase::Committing => "before the profile was set",
         Phase::ProfileSet | Phase::BootAsked => "between profile and boot entry",

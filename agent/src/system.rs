@@ -17,7 +17,7 @@ use crate::exec::{self, ExecError};
 use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
 use crate::units::{self, Units};
-use crate::{AgentError, boot, health, judge, lists, mend, network, orphans, preflight};
+use crate::{AgentError, boot, health, judge, lists, mend, network, orphans, preflight, reboot};
 
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
@@ -86,13 +86,15 @@ fn recorded_units(ctx: &Context) -> Result<Units, AgentError> {
     Ok(files::read_json(&looked(ctx, BEFORE))?.unwrap_or_default())
 }
 
-fn log_file(ctx: &Context, name: &str) -> Result<File, FileError> {
+/// A file of the attempt that a program writes into.
+pub(crate) fn log_file(ctx: &Context, name: &str) -> Result<File, FileError> {
     let path = ctx.dir().join(name);
     let opened = OpenOptions::new().append(true).create(true).open(&path);
     opened.map_err(|source| FileError::Write { path, source })
 }
 
-const ENV: [(&str, &str); 2] = [
+/// What NixOS' own tools pass.
+pub(crate) const ENV: [(&str, &str); 2] = [
     (
         "LOCALE_ARCHIVE",
         "/run/current-system/sw/lib/locale/locale-archive",
@@ -154,6 +156,53 @@ impl SystemComponent {
         let seen = units::snapshot().unwrap_or_default();
         files::write_json(&path, &seen)?;
         Ok(seen)
+    }
+
+    /// A reboot takes everything that another component has only in memory.
+    fn alone(&self, ctx: &Context) -> Result<(), Refusal> {
+        let message = match (ctx.intent.goals.len(), &self.goal.specialisation) {
+            (1, None) => return Ok(()),
+            (1, Some(name)) => format!("NotYet: a reboot into the specialisation {name}"),
+            _ => "a goal that takes a reboot is delivered alone".to_owned(),
+        };
+        Err(Refusal {
+            outcome: Outcome::Failed,
+            stage: Stage::Preflight,
+            message,
+            evidence: false,
+        })
+    }
+
+    /// What the closure's own `dry-activate` says it would do.
+    fn dry_activate(&self, ctx: &Context) -> Refusal {
+        const LOG: &str = "dry-activate.log";
+        let program = self.target().join("bin/switch-to-configuration");
+        let run = log_file(ctx, LOG)
+            .map_err(AgentError::from)
+            .and_then(|log| {
+                Ok(exec::run_logged(
+                    &program,
+                    &["dry-activate"],
+                    &ENV,
+                    &log,
+                    CHECK_LIMIT,
+                )?)
+            });
+        let said = tail(&files::text(ctx.dir().join(LOG)));
+        let (outcome, message) = match run {
+            Ok(Some(0)) => (Outcome::Skipped, format!("dry-activate: {said}")),
+            Ok(code) => (
+                Outcome::Failed,
+                format!("`dry-activate` ended with {code:?}: {said}"),
+            ),
+            Err(e) => (Outcome::Failed, e.to_string()),
+        };
+        Refusal {
+            outcome,
+            stage: Stage::Preflight,
+            message,
+            evidence: false,
+        }
     }
 
     /// The closure's own `check`, before anything is touched. Older ones have no such verb and check in `test`.
@@ -227,21 +276,33 @@ impl Component for SystemComponent {
     }
 
     fn not_yet(&self) -> Option<String> {
-        let mode = self.goal.mode;
-        (mode != Mode::Switch).then(|| format!("mode {mode:?} is not built yet; `switch` is"))
+        let boot = self.goal.mode == Mode::Boot && self.goal.specialisation.is_some();
+        boot.then(|| "a specialisation can't be booted yet; its parent can".to_owned())
     }
 
     fn observe(&self, _layout: &Layout) -> Result<Observed, AgentError> {
         let default = boot::detect().closure;
         let in_effect = self.runs();
-        let lasting = in_effect
-            && files::store_path(files::PROFILE).as_ref() == Some(&self.goal.closure)
+        let boots = files::store_path(files::PROFILE).as_ref() == Some(&self.goal.closure)
             && (default.is_none() || default.as_ref() == Some(&self.goal.closure));
+        let lasting = in_effect
+            && match self.goal.mode {
+                Mode::Switch => boots,
+                Mode::Boot => boots && !reboot::is_needed(&self.goal.closure),
+                Mode::Test | Mode::DryActivate => true,
+            };
         Ok(Observed { in_effect, lasting })
     }
 
     fn stage(&mut self, ctx: &Context) -> Result<(), Refusal> {
-        preflight::check(&self.goal, &self.target())?;
+        if self.goal.mode == Mode::DryActivate {
+            return Err(self.dry_activate(ctx));
+        }
+        let by_reboot = reboot::is_the_way(&self.goal);
+        preflight::check(&self.goal, &self.target(), by_reboot)?;
+        if by_reboot {
+            return self.alone(ctx);
+        }
         self.pre_switch_check(ctx)
     }
 
@@ -263,6 +324,11 @@ impl Component for SystemComponent {
         let default = boot::detect();
         into.boot_default = default.closure;
         into.loader = Some(default.loader.to_owned());
+        into.booted = files::store_path(files::BOOTED);
+        into.by_reboot = reboot::is_the_way(&self.goal);
+        if into.by_reboot {
+            into.fallback = reboot::fallback(&self.goal.closure);
+        }
         files::write_json(&looked(ctx, BEFORE), &units::snapshot()?)?;
         files::write_json(&looked(ctx, NETWORK), &network::look())?;
         Ok(())
@@ -274,6 +340,12 @@ impl Component for SystemComponent {
         recorded: &Recorded,
         overdue: &mut dyn FnMut(Vec<String>) -> Result<(), AgentError>,
     ) -> Result<Applied, AgentError> {
+        if recorded.by_reboot {
+            return Ok(match reboot::prepare(ctx, &self.goal, recorded) {
+                Ok(set) => Applied::BootSet(set),
+                Err(refusal) => Applied::Untouched(refusal),
+            });
+        }
         let target = self.target();
         let mut code = Some(LOCKED);
         for try_no in 0..LOCK_TRIES {
@@ -364,11 +436,20 @@ impl Component for SystemComponent {
         Ok(())
     }
 
-    fn commit(&mut self, _ctx: &Context, _recorded: &Recorded) -> Result<(), AgentError> {
+    fn commit(&mut self, _ctx: &Context, recorded: &Recorded) -> Result<(), AgentError> {
+        if self.goal.mode == Mode::Test {
+            return Ok(());
+        }
+        if recorded.by_reboot {
+            reboot::forget();
+        }
         Ok(set_profile(&self.goal.closure)?)
     }
 
     fn seal(&mut self, ctx: &Context, recorded: &Recorded) -> Result<Committed, AgentError> {
+        if self.goal.mode == Mode::Test {
+            return Ok(Committed::plainly());
+        }
         trim_generations(self.goal.keep_generations);
         let top = Path::new(self.goal.closure.as_str());
         let program = top.join("bin/switch-to-configuration");
@@ -378,7 +459,7 @@ impl Component for SystemComponent {
             boot::put_init_link(&self.goal.closure)?;
         }
         let now = boot::detect();
-        let told = now.closure.is_some() || now.loader == "lab";
+        let told = now.closure.is_some();
         let right = now.closure.as_ref() == Some(&self.goal.closure);
         if right || (!told && code == Some(0)) {
             let before = recorded_units(ctx)?;
@@ -411,7 +492,25 @@ impl Component for SystemComponent {
         Ok(())
     }
 
+    fn after_power_cut(&mut self, ctx: &Context, recorded: &Recorded) -> Result<(), AgentError> {
+        // What came up is left as it is, unconfirmed: the next attempt finds it, or the next power cycle ends it.
+        if recorded.by_reboot && !reboot::is_up(&self.goal.closure) {
+            reboot::take_back(ctx, &self.goal, recorded, recorded.fallback.as_ref());
+        }
+        Ok(())
+    }
+
     fn revert(&mut self, ctx: &Context, recorded: &Recorded) -> Result<(), AgentError> {
+        if recorded.by_reboot {
+            let up = reboot::is_up(&self.goal.closure);
+            let default = if up {
+                &recorded.fallback
+            } else {
+                &recorded.boot_default
+            };
+            reboot::take_back(ctx, &self.goal, recorded, default.as_ref());
+            return Ok(());
+        }
         orphans::stop_rest_of_group();
         let by_number = files::store_path(files::PROFILE);
         let back = if plant::is(Bug::RollbackByGenerationNumber) {

@@ -22,6 +22,8 @@ pub enum Phase {
     Copying,
     /// The host activates.
     Activating,
+    /// The host reboots into what it is to run.
+    Rebooting,
     /// The host waits for a fresh connection.
     AwaitingConfirmation,
     /// The host goes back.
@@ -155,6 +157,10 @@ pub enum Reason {
     ActivationFailed,
     ActivationOverdue,
     AwaitingConfirmation,
+    RebootStarted,
+    Rebooted,
+    RebootOverdue,
+    DryActivated,
     Confirmed,
     ConfirmTimedOut,
     HealthCheckFailed,

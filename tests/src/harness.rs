@@ -186,6 +186,17 @@ impl Host {
         self.script(&["crash", &self.name]);
     }
 
+    /// Waits until the boot loader took the entry that is to be booted once: what was chosen boots now, or hangs.
+    pub fn wait_one_shot_taken(&self) {
+        let lab = self.key.parent().expect("the key lies in its lab");
+        let file = format!(
+            "hosts/{}/nvram/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
+            self.name
+        );
+        let taken = || (!lab.join(&file).exists()).then_some(());
+        wait(BOOT_MAX, taken).unwrap_or_else(|| panic!("{} has not gone down to boot", self.name));
+    }
+
     /// Power off without a shutdown; [`Host::boot`] brings it back with its disk.
     pub fn halt(&self) {
         self.script(&["halt", &self.name]);

@@ -21,6 +21,7 @@ supervise() { # NAME
     find "$cg" -depth -type d -exec rmdir {} + 2>/dev/null || :
     echo "boot $n ended: $rc" >> "$dir/log"
     [ "$rc" = 129 ] && continue                                          # 128 + SIGHUP: reboot
+    [ "$rc" = 42 ] && continue                                           # a kernel that panics resets the machine
     [ -f "$dir/power-returns" ] && { rm -f "$dir/power-returns"; continue; } # a power cut, and power is back
     break                                                                # power-off, or `halt`
   done
@@ -41,6 +42,7 @@ boot() { # NAME
   mount --bind "$dir/boot_id" "$r/proc/sys/kernel/random/boot_id" # the kernel's own is that of the machine below
   mount --bind "$r/proc/sys/net" "$r/proc/sys/net"; mount -o remount,bind,rw,nosuid,nodev,noexec "$r/proc/sys/net"
   mount -t sysfs -o nosuid,nodev,noexec sysfs "$r/sys"; mount -o remount,bind,ro,nosuid,nodev,noexec "$r/sys"
+  nvram "$dir/nvram"; mount --bind "$dir/nvram" "$r/sys/firmware"
   mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 "$r/sys/fs/cgroup"
   boot_dev "$r" "$dir"
   mount -t tmpfs -o mode=755,nosuid,nodev,size=256m tmpfs "$r/run"; mount -t tmpfs -o mode=1777 tmpfs "$r/tmp"
@@ -71,9 +73,42 @@ boot_dev() { # ROOT DIR
   mount -t proc proc "$r/dev/.host/proc"; mount -t sysfs sysfs "$r/dev/.host/sys"
 }
 
-# As NixOS does before systemd: the system that is the boot default is activated, and is what was booted.
+# What systemd-boot keeps beside the disk: EFI variables, as the real ones lie in efivarfs. A power cut keeps them.
+LOADER_GUID=4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+efi_text() { # FOLDER NAME: a variable's text
+  [ ! -f "$1/$2-$LOADER_GUID" ] || tail -c +5 "$1/$2-$LOADER_GUID" | tr -d '\000'
+}
+efi_put() { # FOLDER NAME TEXT
+  { printf '\007\000\000\000'; printf '%s' "$3" | sed 's/./&\n/g' | tr '\n' '\000'; printf '\000\000'; } > "$1/$2-$LOADER_GUID"
+}
+nvram() { # FOLDER
+  mkdir -p "$1/efi/efivars"; efi_put "$1/efi/efivars" LoaderInfo "systemd-boot 257 (lab)"
+}
+
+# As systemd-boot does: the entry that is to be booted once (and no more after this), else the default by variable, else
+# the default by loader.conf. Prints the entry's name; nothing where no loader is installed.
+loader_choose() {
+  local vars=/sys/firmware/efi/efivars entries=/boot/loader/entries id
+  id=$(efi_text $vars LoaderEntryOneShot); rm -f "$vars/LoaderEntryOneShot-$LOADER_GUID"
+  [ -n "$id" ] && [ -f "$entries/$id" ] || id=$(efi_text $vars LoaderEntryDefault)
+  [ -n "$id" ] && [ -f "$entries/$id" ] || id=$(sed -n 's/^default  *//p' /boot/loader/loader.conf 2>/dev/null)
+  [ -n "$id" ] && [ -f "$entries/$id" ] || return 0
+  efi_put $vars LoaderEntrySelected "$id"
+  echo "$id"
+}
+
+# As NixOS does before systemd: the system that the loader chose is activated, and is what was booted. A kernel whose file
+# has `does-not-boot` in it hangs until the power goes; one with `panics` resets the machine.
 stage2() {
-  local top; top=$(readlink -e /boot/default) || return 0
+  local id kernel top=/boot/default; id=$(loader_choose)
+  if [ -n "$id" ]; then
+    top=$(sed -n 's,^options .*init=\(/nix/store/[^ ]*\)/init.*,\1,p' "/boot/loader/entries/$id")
+    kernel=$(sed -n 's/^linux  *//p' "/boot/loader/entries/$id")
+    # PID 1 of a namespace hears no signal but its end
+    grep -qs does-not-boot "$kernel" && exec sleep infinity
+    grep -qs panics "$kernel" && exit 42
+  fi
+  top=$(readlink -e "$top") || return 0
   ln -sfn "$top" /run/booted-system
   [ -x "$top/bin/switch-to-configuration" ] || return 0
   env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$top/bin/switch-to-configuration" boot-activate >/run/stage2.log 2>&1 9>&- || :

@@ -147,7 +147,9 @@ new_disk() { # NAME: an empty overlay, with the identity that the host has alrea
     ssh-keygen -q -t ed25519 -N '' -C "$n" -f "$id/ssh_host_ed25519_key"
     tr -d - < /proc/sys/kernel/random/uuid > "$id/machine-id"
   fi
-  mkdir -p "$up"/{etc/ssh,etc/nix,root/.ssh}; chmod 700 "$up/root" "$up/root/.ssh"
+  rm -rf "$dir/nvram"
+  mkdir -p "$up"/{etc/ssh,etc/nix,root/.ssh,usr/bin}; chmod 700 "$up/root" "$up/root/.ssh"
+  install -m 755 "$HERE/bootctl.sh" "$up/usr/bin/bootctl"
   cp "$LAB/id.pub" "$up/root/.ssh/authorized_keys"
   cp -p "$id"/ssh_host_* "$up/etc/ssh/"; cp "$id/machine-id" "$up/etc/"
   printf '127.0.0.1 localhost %s\n%s.1 controller\n' "$n" "$NET" > "$up/etc/hosts"

@@ -2,12 +2,13 @@
 //! memory, the notes (as events) and the release of the claim in one transaction.
 
 use trueup_schema::status::{Outcome, Reason, Severity};
-use trueup_schema::wire::{AttemptReport, AttemptState, OfferReply, Order, Report, Stage};
+use trueup_schema::wire::{AttemptReport, AttemptState, Mode, OfferReply, Order, Report, Stage};
 use trueup_schema::{Digest, ErrorClass, Timestamp};
 
 use crate::backoff;
 use crate::decide::MISSES;
 use crate::host::{Claim, Ended, MAX_REMEMBERED, Memory, Problem, Tries};
+use crate::way;
 
 /// Windows without a confirming connection, after which the goal itself is at fault.
 pub const MAX_UNCONFIRMED: u32 = 2;
@@ -74,8 +75,15 @@ pub fn reported(
         if a.state != AttemptState::Offered {
             begun(m, claim, now, &mut out);
         }
+        let before = m.report.as_ref().and_then(|r| r.attempt.as_ref());
+        rebooted(a, before.filter(|b| b.order == a.order), &report, &mut out);
+        if a.state == AttemptState::Rebooting {
+            m.rebooting_since.get_or_insert(now);
+        } else {
+            m.rebooting_since = None;
+        }
         if a.state == AttemptState::Ended {
-            ended(m, claim, a, now, seed, &mut out);
+            ended(m, claim, a, &report, now, seed, &mut out);
         } else {
             let before = m.report.as_ref().and_then(|r| r.attempt.as_ref());
             let was = before.filter(|b| b.order == a.order).map(|b| b.state);
@@ -150,6 +158,8 @@ fn ended_unknown(m: &mut Memory, report: &Report, now: Timestamp, out: &mut Effe
         stage: a.stage,
         message,
         at: now,
+        way: Default::default(),
+        boot_id: Some(report.boot_id.clone()),
     });
 }
 
@@ -165,6 +175,26 @@ fn told(outcome: Outcome) -> (Severity, Reason) {
         Outcome::Interrupted => (Severity::Warning, Reason::Interrupted),
         Outcome::Unreachable => (Severity::Warning, Reason::Unreachable),
         Outcome::Failed => (Severity::Error, Reason::Failed),
+    }
+}
+
+/// The reboot of an attempt, told when it begins and when it is over.
+fn rebooted(a: &AttemptReport, before: Option<&AttemptReport>, report: &Report, out: &mut Effects) {
+    let Some(boot) = &a.boot else { return };
+    let known = before.and_then(|b| b.boot.as_ref());
+    if known.is_none() && a.state == AttemptState::Rebooting {
+        let how = boot.once.as_ref().map_or_else(
+            || "it is the boot default, unconfirmed".to_owned(),
+            |entry| format!("once, by {entry}"),
+        );
+        let closure = a.closure.as_ref().map_or_else(String::new, |c| c.short());
+        let text = format!("reboots into {closure}: {how}");
+        out.notes
+            .push(note(Severity::Info, Reason::RebootStarted, text));
+    }
+    if boot.came_up && !known.is_some_and(|b| b.came_up) {
+        let text = format!("came up; boot {} after {}", report.boot_id, boot.from);
+        out.notes.push(note(Severity::Info, Reason::Rebooted, text));
     }
 }
 
@@ -189,6 +219,7 @@ fn ended(
     m: &mut Memory,
     claim: &Claim,
     a: &AttemptReport,
+    report: &Report,
     now: Timestamp,
     seed: u64,
     out: &mut Effects,
@@ -198,8 +229,15 @@ fn ended(
     if m.ended.as_ref().is_some_and(|e| e.order == a.order) {
         return;
     }
-    let outcome = a.outcome.unwrap_or(Outcome::Failed);
+    let mut outcome = a.outcome.unwrap_or(Outcome::Failed);
     let mut message = a.message.clone().unwrap_or_else(|| outcome.to_string());
+    if let (Some(boot), Outcome::Succeeded) = (&a.boot, outcome)
+        && let Err(why) = way::verify(boot, report, &claim.closure)
+    {
+        outcome = Outcome::Failed;
+        message = why;
+    }
+    let dry = outcome == Outcome::Skipped && claim.way.mode == Mode::DryActivate;
     if !a.failed_units.is_empty() {
         let names: Vec<&str> = a
             .failed_units
@@ -210,9 +248,14 @@ fn ended(
         message = format!("{message} (units: {})", names.join(", "));
     }
     let digest = claim.digest.clone();
-    let (severity, reason) = told(outcome);
+    let (severity, reason) = if dry {
+        (Severity::Info, Reason::DryActivated)
+    } else {
+        told(outcome)
+    };
     out.notes.push(note(severity, reason, message.clone()));
     match outcome {
+        Outcome::Skipped if dry => {}
         Outcome::Succeeded | Outcome::Skipped => {
             m.applied_revision = Some(claim.applies().clone());
             m.tries.remove(&digest);
@@ -234,6 +277,8 @@ fn ended(
         stage: a.stage,
         message,
         at: now,
+        way: claim.way,
+        boot_id: Some(report.boot_id.clone()),
     });
     m.needs = None;
 }
@@ -296,7 +341,8 @@ pub fn missed(
         message: message.to_owned(),
         retry_at: Some(until),
     });
-    if m.misses == MISSES {
+    // Nobody answers while he reboots; that it takes too long is told otherwise.
+    if m.misses == MISSES && m.rebooting_since.is_none() {
         out.notes
             .push(note(Severity::Warning, Reason::Unreachable, message));
     }
@@ -334,6 +380,8 @@ pub fn replied(
                 stage: None,
                 message: "runs already".to_owned(),
                 at: now,
+                way: claim.way,
+                boot_id: None,
             });
             out.release = true;
         }

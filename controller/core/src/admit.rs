@@ -35,6 +35,8 @@ pub struct Asked {
     pub labels: Labels,
     /// For which revision.
     pub revision: Revision,
+    /// It may come to a reboot.
+    pub reboots: bool,
     /// A person asked for this host by name: it comes first, and failures of other hosts do not stop it.
     pub nudged: bool,
     /// Since when it asks.
@@ -57,11 +59,13 @@ pub fn groups(rollout: &ResolvedRollout, labels: &Labels) -> BTreeMap<String, St
         .collect()
 }
 
-/// One verdict for each that asks.
+/// One verdict for each that asks. Hosts that are `down` count where one would be rebooted: a group that may have one host
+/// away at a time has it.
 #[must_use]
 pub fn admit(
     rollout: &ResolvedRollout,
     held: &[Held],
+    down: &[Held],
     asked: &[Asked],
     failed: &Failures,
 ) -> BTreeMap<HostName, Verdict> {
@@ -70,7 +74,7 @@ pub fn admit(
     order.sort_by(|a, b| (!a.nudged, a.since, &a.host).cmp(&(!b.nudged, b.since, &b.host)));
     let mut out = BTreeMap::new();
     for ask in order {
-        let verdict = one(rollout, &holding, ask, failed);
+        let verdict = one(rollout, &holding, down, ask, failed);
         if verdict.is_ok() {
             holding.push(Held {
                 host: ask.host.clone(),
@@ -82,7 +86,13 @@ pub fn admit(
     out
 }
 
-fn one(rollout: &ResolvedRollout, holding: &[Held], ask: &Asked, failed: &Failures) -> Verdict {
+fn one(
+    rollout: &ResolvedRollout,
+    holding: &[Held],
+    down: &[Held],
+    ask: &Asked,
+    failed: &Failures,
+) -> Verdict {
     if holding.iter().any(|h| h.host == ask.host) {
         return Err("it is being changed already".to_owned());
     }
@@ -110,10 +120,20 @@ fn one(rollout: &ResolvedRollout, holding: &[Held], ask: &Asked, failed: &Failur
         let Some(value) = ask.labels.get(&limit.label) else {
             continue;
         };
-        let now = holding
+        let same = |h: &&Held| h.groups.get(&limit.label) == Some(value);
+        let now = holding.iter().filter(same).count();
+        let away = down
             .iter()
-            .filter(|h| h.groups.get(&limit.label) == Some(value))
+            .filter(|h| ask.reboots && h.host != ask.host)
+            .filter(|h| holding.iter().all(|held| held.host != h.host))
+            .filter(same)
             .count();
+        if now + away >= limit.max as usize && away > 0 {
+            return Err(format!(
+                "{away} of {}={value} do not answer, {now} change now, maxUnavailable is {}: it may come to a reboot",
+                limit.label, limit.max
+            ));
+        }
         if now >= limit.max as usize {
             return Err(format!(
                 "{now} of {}={value} change now, maxUnavailable is {}",
@@ -146,6 +166,7 @@ mod tests {
             host: format!("h{n}").parse().unwrap(),
             labels: [("role".to_owned(), role.to_string())].into(),
             revision: Revision::new("main", &"a".repeat(40)).unwrap(),
+            reboots: n.is_multiple_of(2),
             nudged: n.is_multiple_of(5),
             since: Timestamp::UNIX_EPOCH,
         }
@@ -158,10 +179,37 @@ mod tests {
         let (nudged, bad) = (ask(5, 0), ask(7, 0));
         let failed = [(a.revision.clone(), [bad.host.clone()].into())].into();
         let asks = [a.clone(), nudged.clone(), bad.clone()];
-        let v = admit(&r, &[], &asks, &failed);
+        let v = admit(&r, &[], &[], &asks, &failed);
         assert!(v[&a.host].is_err());
         assert!(v[&nudged.host].is_ok());
         assert!(v[&bad.host].is_ok(), "its own next try is its own affair");
+    }
+
+    #[test]
+    fn a_host_that_is_away_holds_up_the_reboot_of_its_neighbour_and_nothing_else() {
+        let r = rollout(10, 1);
+        let away = Held {
+            host: "gone".parse().unwrap(),
+            groups: [("role".to_owned(), "0".to_owned())].into(),
+        };
+        let (reboots, switches, other) = (ask(2, 0), ask(3, 0), ask(4, 1));
+        let alone = |a: &Asked| {
+            admit(
+                &r,
+                &[],
+                std::slice::from_ref(&away),
+                std::slice::from_ref(a),
+                &Failures::new(),
+            )
+        };
+        assert!(alone(&reboots)[&reboots.host].is_err());
+        assert!(alone(&switches)[&switches.host].is_ok());
+        assert!(alone(&other)[&other.host].is_ok());
+        let itself = Asked {
+            host: away.host.clone(),
+            ..reboots
+        };
+        assert!(alone(&itself)[&itself.host].is_ok(), "it is away itself");
     }
 
     proptest! {
@@ -173,7 +221,7 @@ mod tests {
                 host: format!("x{n}").parse().unwrap(),
                 groups: [("role".to_owned(), "0".to_owned())].into(),
             }).collect();
-            let v = admit(&r, &held, &asks, &BTreeMap::new());
+            let v = admit(&r, &held, &[], &asks, &BTreeMap::new());
             prop_assert_eq!(v.len(), asks.len());
             let granted: Vec<&Asked> = asks.iter().filter(|a| v[&a.host].is_ok()).collect();
             prop_assert!(granted.len() + held.len() <= c as usize);

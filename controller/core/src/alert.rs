@@ -158,6 +158,18 @@ fn words(reason: Reason) -> (&'static str, &'static str, Then) {
             "did all that can be done without one",
             Then::Person("reboot it when it suits"),
         ),
+        R::RebootStarted => ("reboots", GOES_ON, Then::Nothing),
+        R::Rebooted => ("was rebooted", GOES_ON, Then::Nothing),
+        R::RebootOverdue => (
+            "did not come back from its reboot",
+            "set the old system as what a power cycle boots",
+            Then::Person("cycle its power, or look at its console"),
+        ),
+        R::DryActivated => (
+            "would be changed",
+            "changed nothing: its mode is dryActivate",
+            Then::Nothing,
+        ),
         R::RolledBack => ("was rolled back", BACK, Then::Retry),
         R::RollbackFailed => (
             "could not be rolled back",

@@ -11,6 +11,7 @@ use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, 
 
 use crate::history::{Cause, Word};
 use crate::rollback::Back;
+use crate::way::Way;
 
 /// Goals whose tries are remembered, per host.
 pub const MAX_REMEMBERED: usize = 16;
@@ -56,6 +57,8 @@ pub struct Memory {
     pub applied_revision: Option<Revision>,
     /// The last revision that ended Ready or Stalled.
     pub observed_revision: Option<Revision>,
+    /// Since when the claim's host reboots.
+    pub rebooting_since: Option<Timestamp>,
     /// When drift was corrected, within the last hour.
     pub corrections: Vec<Timestamp>,
     /// Paths that the host said it needs for this goal.
@@ -114,6 +117,12 @@ pub struct Ended {
     pub message: String,
     /// When.
     pub at: Timestamp,
+    /// By which way.
+    #[serde(default)]
+    pub way: Way,
+    /// Which boot of the host it ended in.
+    #[serde(default)]
+    pub boot_id: Option<String>,
 }
 
 /// A granted permission to disturb a host now; `/claims/<host>`.
@@ -156,6 +165,9 @@ pub struct Claim {
     /// The revision whose goals these are, where that is not `revision`: of a rollback.
     #[serde(default)]
     pub of: Option<Revision>,
+    /// By which way.
+    #[serde(default)]
+    pub way: Way,
 }
 
 impl Claim {

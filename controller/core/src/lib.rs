@@ -15,3 +15,4 @@ pub mod plan;
 pub mod queue;
 pub mod rollback;
 pub mod standing;
+pub mod way;

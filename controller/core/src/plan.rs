@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use trueup_schema::kind::ResolvedRollout;
+use trueup_schema::kind::{ResolvedHost, ResolvedRollout};
 use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 
 use crate::admit::{self, Asked, Held, admit};
 use crate::backoff::mix;
-use crate::decide::{Decision, Runs, Step, decide, has_secrets, runs_there};
+use crate::decide::{Decision, MISSES, Runs, Step, decide, has_secrets, runs_there};
 use crate::host::{HostView, Memory, Work};
 use crate::rollback::effective;
+use crate::way::Way;
 
 /// All hosts, as a plan is taken from them.
 #[derive(Debug)]
@@ -117,7 +118,9 @@ pub fn plan(fleet: &FleetView<'_>, now: Timestamp, seed: u64) -> Plan {
         .collect();
     let memories = fleet.hosts.iter().map(|v| (&v.manifest.name, v.memory));
     let asked: Vec<Asked> = asks.iter().map(|(v, _)| asked(v, now)).collect();
-    let mut verdicts = admit(fleet.rollout, &held, &asked, &failures(memories));
+    let hosts = fleet.hosts.iter().map(|v| (v.manifest, v.memory));
+    let down = down(fleet.rollout, hosts);
+    let mut verdicts = admit(fleet.rollout, &held, &down, &asked, &failures(memories));
     for (view, seed) in asks {
         let name = &view.manifest.name;
         let (Some(verdict), Some(planned)) = (verdicts.remove(name), out.hosts.get_mut(name))
@@ -143,12 +146,28 @@ pub fn asked(view: &HostView<'_>, now: Timestamp) -> Asked {
         host: view.manifest.name.clone(),
         labels: view.manifest.labels.clone(),
         revision: view.revision.clone(),
+        reboots: Way::of(view.manifest, now).may_reboot,
         nudged: view.nudge.is_some()
             || view.memory.retry
             || view.memory.correct
             || effective(view).rollback.is_some(),
         since: now,
     }
+}
+
+/// Hosts that do not answer: who reboots another of their group would take down one more.
+#[must_use]
+pub fn down<'a>(
+    rollout: &ResolvedRollout,
+    hosts: impl Iterator<Item = (&'a ResolvedHost, &'a Memory)>,
+) -> Vec<Held> {
+    hosts
+        .filter(|(_, memory)| memory.misses >= MISSES)
+        .map(|(manifest, _)| Held {
+            host: manifest.name.clone(),
+            groups: admit::groups(rollout, &manifest.labels),
+        })
+        .collect()
 }
 
 /// Hosts whose last attempt harmed them, by the revision that they tried; what did no harm (a power cut, a full disk) counts

@@ -43,6 +43,7 @@ fn manifest(name: &str, role: &str) -> ResolvedHost {
         suspend: false,
         keep_generations: 10,
         reboot: Reboot::Never,
+        reboot_window: None,
         specialisation: None,
         secrets: Default::default(),
     }
@@ -111,6 +112,8 @@ fn a_failed_host_holds_back_the_others_in_the_plan() {
         stage: None,
         message: "no contact".to_owned(),
         at: now(),
+        way: Default::default(),
+        boot_id: None,
     });
     let hosts = [bad, host("web-2", "web", "one", "two")];
     let rollout = ResolvedRollout {

@@ -159,6 +159,7 @@ fn colour(cell: &str) -> Option<u8> {
         | "Held"
         | "Suspended"
         | "RebootRequired"
+        | "Rebooting"
         | "AwaitingConfirmation"
         | "RollingBack"
         | "…"

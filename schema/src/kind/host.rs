@@ -9,6 +9,7 @@ use super::{
     overlay::overlay,
     secret::HostSecrets,
     value::{Duration, HostKey, Jump},
+    window::RebootWindow,
     words,
 };
 
@@ -66,6 +67,9 @@ pub struct HostSpec {
     /// Whether trueup may reboot the host. Default: `never`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+    /// When it may, for `reboot: window`, in UTC: `02:00-04:30`, `sat,sun 22:00-02:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_window: Option<RebootWindow>,
     /// What happens when somebody else changed the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
@@ -102,6 +106,7 @@ impl HostSpec {
             activation: self.activation.clone(),
             specialisation: self.specialisation.clone(),
             reboot: self.reboot,
+            reboot_window: self.reboot_window,
             drift: self.drift,
             secrets: self.secrets.clone(),
             suspend: self.suspend,
@@ -137,6 +142,9 @@ pub struct HostDefaults {
     /// Whether trueup may reboot the host. Default: `never`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+    /// When it may, for `reboot: window`, in UTC: `02:00-04:30`, `sat,sun 22:00-02:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_window: Option<RebootWindow>,
     /// What happens when somebody else changed the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
@@ -158,6 +166,7 @@ overlay!(HostDefaults {
         delivery,
         specialisation,
         reboot,
+        reboot_window,
         suspend,
         keep_generations
     ],
@@ -204,6 +213,9 @@ pub struct Activation {
     /// Default: `switch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// Where the boot loader can't boot an entry once, and then the old one again. Default: `refuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unconfirmed_boot: Option<UnconfirmedBoot>,
     /// Who must have seen the host on a new connection before the change stays. Default: `controller`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,
@@ -230,6 +242,7 @@ pub struct Activation {
 overlay!(Activation {
     leaf: [
         mode,
+        unconfirmed_boot,
         confirm,
         confirm_timeout,
         activation_timeout,
@@ -301,7 +314,6 @@ words! {
         /// Only says what it would do.
         DryActivate = "dryActivate",
     }
-    not yet: "boot", "test", "dryActivate"
 }
 
 words! {
@@ -344,10 +356,19 @@ words! {
         Never = "never",
         /// When the new configuration needs it.
         WhenRequired = "whenRequired",
-        /// When it needs it, within a maintenance window.
+        /// When it needs it, within `rebootWindow`; until then it runs what can run without one.
         Window = "window",
     }
-    not yet: "whenRequired", "window"
+}
+
+words! {
+    /// What becomes of a reboot that could not be undone by a power cycle.
+    pub enum UnconfirmedBoot {
+        /// It is not made, and the host says so.
+        Refuse = "refuse",
+        /// It is made: the new configuration is the boot default before anybody has seen it boot.
+        Allow = "allow",
+    }
 }
 
 words! {

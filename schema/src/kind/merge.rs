@@ -45,6 +45,7 @@ pub fn host(
         suspend: policy.suspend.unwrap_or(false),
         keep_generations: policy.keep_generations.unwrap_or(KEEP_GENERATIONS),
         reboot: policy.reboot.unwrap_or(Reboot::Never),
+        reboot_window: policy.reboot_window,
         specialisation: policy.specialisation,
         secrets: secrets(policy.secrets.unwrap_or_default()),
     })
@@ -84,6 +85,7 @@ fn activation(written: Activation) -> ResolvedActivation {
     let units = written.failed_units.unwrap_or_default();
     ResolvedActivation {
         mode: written.mode.unwrap_or(ours.mode),
+        unconfirmed_boot: written.unconfirmed_boot.unwrap_or(ours.unconfirmed_boot),
         confirm: written.confirm.unwrap_or(ours.confirm),
         confirm_timeout: written.confirm_timeout.unwrap_or(ours.confirm_timeout),
         activation_timeout: written

@@ -16,6 +16,7 @@ mod resolved;
 mod secret;
 mod selector;
 mod value;
+mod window;
 
 /// Forms of plain text that manifests use.
 #[cfg(feature = "manifest")]
@@ -40,7 +41,7 @@ pub use fleet::{
 };
 pub use host::{
     Activation, Confirm, Delivery, Drift, DriftPolicy, FailedUnits, FailedUnitsPolicy, Host,
-    HostDefaults, HostSpec, Mode, OnTimeout, Reboot, Ssh,
+    HostDefaults, HostSpec, Mode, OnTimeout, Reboot, Ssh, UnconfirmedBoot,
 };
 pub use resolved::{
     FleetManifests, Probe, ResolvedActivation, ResolvedAlert, ResolvedBuilder, ResolvedCache,
@@ -53,6 +54,7 @@ pub use secret::{
 };
 pub use selector::Selector;
 pub use value::{Duration, HostKey, Jump, ValueError};
+pub use window::RebootWindow;
 
 /// The one version of the kinds.
 pub const API_VERSION: &str = "trueup/v1alpha1";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Adopt, Confirm, Delivery, DiscoverFrom, DriftPolicy, Duration, FailedUnitsPolicy, FileMode,
-    HostKey, Jump, Labels, MaxUnavailable, Mode, OnTimeout, Owner, PublicKey, Reboot, SecretFormat,
-    Selector, Signatures,
+    HostKey, Jump, Labels, MaxUnavailable, Mode, OnTimeout, Owner, PublicKey, Reboot, RebootWindow,
+    SecretFormat, Selector, Signatures, UnconfirmedBoot,
 };
 use crate::{
     Address, HostName, System,
@@ -113,6 +113,9 @@ pub struct ResolvedHost {
     pub keep_generations: u32,
     /// Whether it may be rebooted.
     pub reboot: Reboot,
+    /// When, if not at any time.
+    #[serde(default)]
+    pub reboot_window: Option<RebootWindow>,
     /// The specialisation to run; none: the configuration itself.
     pub specialisation: Option<String>,
     /// How it opens secrets.
@@ -270,12 +273,19 @@ impl Default for ResolvedSsh {
     }
 }
 
+fn refuse() -> UnconfirmedBoot {
+    UnconfirmedBoot::Refuse
+}
+
 /// How a configuration is activated, confirmed and judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedActivation {
     /// What an activation does.
     pub mode: Mode,
+    /// A reboot that a power cycle could not undo.
+    #[serde(default = "refuse")]
+    pub unconfirmed_boot: UnconfirmedBoot,
     /// Who confirms.
     pub confirm: Confirm,
     /// How long the host waits for that.
@@ -296,6 +306,7 @@ impl Default for ResolvedActivation {
     fn default() -> Self {
         Self {
             mode: Mode::Switch,
+            unconfirmed_boot: UnconfirmedBoot::Refuse,
             confirm: Confirm::Controller,
             confirm_timeout: Duration::from_secs(120),
             activation_timeout: Duration::from_mins(15),

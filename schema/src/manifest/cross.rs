@@ -14,8 +14,8 @@ use super::{
 use crate::{
     HostName,
     kind::{
-        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, ResolvedAlert, ResolvedBuilder,
-        ResolvedCache, ResolvedCheck, ResolvedHost, Selector, merge,
+        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, Reboot, ResolvedAlert,
+        ResolvedBuilder, ResolvedCache, ResolvedCheck, ResolvedHost, Selector, merge,
     },
 };
 
@@ -236,12 +236,23 @@ impl<'a> Cross<'a> {
             let layers = merge::layers(&defaults, &overrides, &meta.labels);
             match merge::host(&name, meta, spec, layers) {
                 Some(host) => {
+                    if host.reboot == Reboot::Window && host.reboot_window.is_none() {
+                        self.no_window(document, &name);
+                    }
                     hosts.entry(name).or_insert(host);
                 }
                 None => self.no_system(document, &name),
             }
         }
         hosts
+    }
+
+    fn no_window(&mut self, document: &Document, name: &HostName) {
+        let text = format!("Host `{name}` is rebooted within a window, and has none");
+        let help =
+            "add `rebootWindow: 02:00-04:00` (UTC) here or where `reboot: window` is".to_owned();
+        let place = at(document, &["spec"]);
+        self.report(document, ProblemKind::Conflict, place, text, help);
     }
 
     /// Not told of a host or a fleet whose own system was wrong: that was told.

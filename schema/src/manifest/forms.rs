@@ -242,6 +242,7 @@ macro_rules! forms {
 forms! {
     Duration, BadDuration, "write a whole number and s, m or h: `90s`, `5m`, `2h`";
     crate::kind::Selector, BadSelector, "write terms joined by commas: `role=web`, `env!=dev`, `gpu`, `!gpu`; `*` is every host";
+    crate::kind::RebootWindow, BadWindow, "write hours in UTC, with days before them or without: `02:00-04:30`, `sat,sun 22:00-02:00`, `mon-fri 03:00-04:00`";
     crate::kind::HostKey, BadHostKey, "copy it from the host's /etc/ssh/ssh_host_ed25519_key.pub";
     crate::kind::Jump, BadJump, "write `[user@]host[:port]`";
     crate::Address, BadAddress, "write an IP address or a host name; user and port belong to `ssh`";
@@ -329,4 +330,5 @@ word_fields!(
     SecretFormat,
     Severity,
     Signatures,
+    UnconfirmedBoot,
 );

@@ -148,6 +148,7 @@ fn policy(f: &mut Fields<'_>, r: &mut Reader<'_>) -> HostDefaults {
         activation: f.opt(r, "activation"),
         specialisation: None,
         reboot: f.opt(r, "reboot"),
+        reboot_window: f.opt(r, "rebootWindow"),
         drift: f.opt(r, "drift"),
         secrets: f.opt(r, "secrets"),
         suspend: f.opt(r, "suspend"),
@@ -183,6 +184,7 @@ impl Decode for HostSpec {
             activation: shared.activation,
             specialisation: None,
             reboot: shared.reboot,
+            reboot_window: shared.reboot_window,
             drift: shared.drift,
             secrets: shared.secrets,
             depends_on,
@@ -231,6 +233,7 @@ impl Decode for Activation {
         let mut f = Fields::open(r, node, path)?;
         let activation = Self {
             mode: f.opt(r, "mode"),
+            unconfirmed_boot: f.opt(r, "unconfirmedBoot"),
             confirm: f.opt(r, "confirm"),
             confirm_timeout: f.duration(r, "confirmTimeout", LONG_WAIT_SECS),
             activation_timeout: f.duration(r, "activationTimeout", LONG_WAIT_SECS),

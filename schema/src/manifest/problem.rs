@@ -97,6 +97,8 @@ problems! {
     BadLabel: Never,
     /// Durations are `90s`, `5m`, `2h`.
     BadDuration: Always,
+    /// A reboot window is hours of days.
+    BadWindow: Sometimes,
     /// An address is an IP address or a host name.
     BadAddress: Sometimes,
     /// A host key is `TYPE BASE64`.

@@ -13,6 +13,9 @@ pub const INTENT_PAYLOAD_TYPE: &str = "application/vnd.trueup.intent+json";
 /// What a reader of a `system` goal must understand.
 pub const SYSTEM_V1: &str = "component/system/1";
 
+/// What a reader must understand of a `system` goal whose mode is not `switch`, or that may reboot the host.
+pub const MODES_V1: &str = "modes/1";
+
 /// The order of intents to one host: it only rises. The term rises when a controller lost its database.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -130,15 +133,23 @@ pub struct SystemGoal {
     /// The host may reboot into its old boot default when the way back did not restore it and nobody gets in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reboot_as_last_resort: bool,
+    /// The host may reboot now where only that brings the closure. It then boots it once, and the old one after that
+    /// until it was confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_reboot: bool,
+    /// Where the loader can't boot an entry once, the closure may become the boot default unconfirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed_boot: bool,
 }
 
 /// How a closure is activated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
     /// `test`, confirmation, then profile and boot default.
+    #[default]
     Switch,
-    /// Boot default only, confirmed after the reboot.
+    /// Booted once, confirmed after the reboot, then profile and boot default.
     Boot,
     /// Never the boot default.
     Test,

@@ -11,12 +11,12 @@ mod signed;
 pub use farewell::Farewell;
 pub use intent::{
     Check, Confirm, ConfirmBy, FailedUnits, FailedUnitsPolicy, Goal, INTENT_PAYLOAD_TYPE, Intent,
-    Mode, OnTimeout, Order, Probe, SYSTEM_V1, SystemGoal, system_digest,
+    MODES_V1, Mode, OnTimeout, Order, Probe, SYSTEM_V1, SystemGoal, system_digest,
 };
 pub use keys::{KEYS_MAX, KEYS_PAYLOAD_TYPE, KeyList, KeysReport};
 pub use report::{
-    Activation, AgentInfo, AttemptReport, AttemptState, ComponentReport, FailedUnit, Hold,
-    Identity, OTHER_MANAGERS, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running,
+    Activation, AgentInfo, AttemptReport, AttemptState, BootReport, ComponentReport, FailedUnit,
+    Hold, Identity, OTHER_MANAGERS, OfferReply, OtherManager, REPORT_PAYLOAD_TYPE, Report, Running,
     Stage,
 };
 pub use secrets::{

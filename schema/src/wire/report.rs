@@ -91,7 +91,7 @@ pub struct Running {
     pub booted: Option<StorePath>,
     /// What a power cut would boot.
     pub boot_default: Option<StorePath>,
-    /// `systemd-boot`, `grub`, `extlinux`, `lanzaboote`, `init-link`, `lab`, `none`, `unknown`.
+    /// `systemd-boot`, `grub`, `extlinux`, `lanzaboote`, `init-link`, `none`, `unknown`.
     pub loader: String,
     /// What only a reboot brings: `kernel`, `initrd`, `kernel-params` …; empty if none is needed.
     #[serde(default)]
@@ -156,6 +156,9 @@ pub struct AttemptReport {
     /// The jobs that an overdue activation waits for.
     #[serde(default)]
     pub waiting_jobs: Vec<String>,
+    /// The reboot that it takes, if it takes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootReport>,
     /// When each stage began, in the order in which it did.
     #[serde(default)]
     pub timeline: Vec<(Timestamp, Stage)>,
@@ -185,9 +188,25 @@ impl AttemptReport {
             restart_debt: Vec::new(),
             differs: Vec::new(),
             waiting_jobs: Vec::new(),
+            boot: None,
             timeline: Vec::new(),
         }
     }
+}
+
+/// A reboot into a closure that nobody has seen boot yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BootReport {
+    /// The boot id before it.
+    pub from: String,
+    /// The loader's entry that is booted once; `None`: the closure is the boot default, unconfirmed.
+    pub once: Option<String>,
+    /// What a power cycle boots meanwhile.
+    pub fallback: Option<StorePath>,
+    /// It came up.
+    pub came_up: bool,
 }
 
 /// Where an attempt stands, as the controller needs it.
@@ -199,6 +218,8 @@ pub enum AttemptState {
     Offered,
     /// The closure is being activated (preflight to judgement).
     Activating,
+    /// About to reboot into the closure, or rebooting.
+    Rebooting,
     /// Running, not confirmed: confirm over a new connection.
     AwaitingConfirmation,
     /// Confirmed: profile and boot default are being set.

@@ -32,6 +32,7 @@ mod exits;
 mod harm;
 mod order;
 mod planted;
+mod reboot;
 mod refuse;
 mod units;
 
@@ -44,9 +45,10 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const SOON: u64 = 5;
 
 /// As they are in a report.
-const STATES: [(AttemptState, &str); 6] = [
+const STATES: [(AttemptState, &str); 7] = [
     (AttemptState::Offered, "offered"),
     (AttemptState::Activating, "activating"),
+    (AttemptState::Rebooting, "rebooting"),
     (AttemptState::AwaitingConfirmation, "awaitingConfirmation"),
     (AttemptState::Committing, "committing"),
     (AttemptState::RollingBack, "rollingBack"),
@@ -75,6 +77,8 @@ struct Ask {
     retry: bool,
     health: Vec<Check>,
     last_resort: bool,
+    mode: Mode,
+    may_reboot: bool,
     /// Body of the test-only second component.
     second: Option<serde_json::Value>,
 }
@@ -90,6 +94,8 @@ impl Default for Ask {
             retry: false,
             health: Vec::new(),
             last_resort: false,
+            mode: Mode::Switch,
+            may_reboot: false,
             second: None,
         }
     }
@@ -249,7 +255,7 @@ impl Controller {
         let system = SystemGoal {
             closure: closure.clone(),
             system: "x86_64-linux".parse().expect("a system"),
-            mode: Mode::Switch,
+            mode: ask.mode,
             specialisation: None,
             activation_timeout_secs: ask.activation_secs,
             on_timeout: ask.on_timeout,
@@ -261,6 +267,8 @@ impl Controller {
             health: ask.health.clone(),
             keep_generations: 10,
             reboot_as_last_resort: ask.last_resort,
+            may_reboot: ask.may_reboot,
+            unconfirmed_boot: false,
         };
         let goal = |name: &str, digest, body| Goal {
             component: name.parse().expect("a name"),

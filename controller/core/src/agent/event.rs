@@ -57,6 +57,27 @@ pub struct Recorded {
     /// By which loader, as in a report.
     #[serde(default)]
     pub loader: Option<String>,
+    /// What was booted.
+    #[serde(default)]
+    pub booted: Option<StorePath>,
+    /// The attempt goes by a reboot.
+    #[serde(default)]
+    pub by_reboot: bool,
+    /// What a power cycle boots then, until it is confirmed.
+    #[serde(default)]
+    pub fallback: Option<StorePath>,
+}
+
+/// How a closure is to be booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootSet {
+    /// What is to come up.
+    pub closure: StorePath,
+    /// The loader's entry that is booted once; `None`: it is the boot default.
+    pub once: Option<String>,
+    /// The boot before.
+    pub boot_id: String,
 }
 
 /// Why an attempt goes back.
@@ -165,6 +186,10 @@ pub enum Event {
         /// What systemd waits for.
         jobs: Vec<String>,
     },
+    /// The loader boots the closure next; the host is rebooted.
+    BootSet(BootSet),
+    /// It was booted, and runs.
+    CameUp,
     /// A component is in effect.
     Applied {
         /// Which.
@@ -225,6 +250,8 @@ impl Event {
             Self::Armed { .. } => "armed",
             Self::Applying { .. } => "applying",
             Self::Overdue { .. } => "overdue",
+            Self::BootSet(_) => "bootSet",
+            Self::CameUp => "cameUp",
             Self::Applied { .. } => "applied",
             Self::Awaiting { .. } => "awaiting",
             Self::JudgedGood => "judgedGood",
@@ -251,7 +278,7 @@ impl Event {
             Self::Applying { .. } => Stage::Activate,
             Self::Awaiting { .. } => Stage::Confirm,
             Self::Committing => Stage::Profile,
-            Self::ProfileSet => Stage::Boot,
+            Self::ProfileSet | Self::BootSet(_) => Stage::Boot,
             Self::RollingBack(_) => Stage::RollBack,
             _ => return None,
         })

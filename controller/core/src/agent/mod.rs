@@ -7,7 +7,7 @@ use trueup_schema::status::Outcome;
 use trueup_schema::wire::Activation;
 
 mod event;
-pub use event::{Accepted, End, Event, Fault, Moment, Recorded, Session};
+pub use event::{Accepted, BootSet, End, Event, Fault, Moment, Recorded, Session};
 
 /// A killed activation is begun anew this often; then it is rolled back.
 pub const MAX_RUNS: u32 = 3;
@@ -26,6 +26,8 @@ pub enum Phase {
     Armed,
     /// Being applied.
     Applying,
+    /// The closure is booted next: about to reboot, or rebooting.
+    Rebooting,
     /// Applied, unconfirmed.
     Awaiting,
     /// Confirmed, nothing of the commit done.
@@ -79,6 +81,10 @@ pub struct State {
     pub contact_until: Option<Moment>,
     /// The host was to be rebooted, as nothing else helped.
     pub last_resort: bool,
+    /// The reboot that it takes.
+    pub boot: Option<BootSet>,
+    /// What it set to be booted came up.
+    pub came_up: bool,
     /// How it ended.
     pub end: Option<End>,
 }
@@ -94,6 +100,10 @@ pub enum Step {
     Arm,
     /// Apply this one.
     Apply(ComponentName),
+    /// Reboot into what is set, unless it is up already.
+    Reboot,
+    /// What was booted is not to stay: reboot into the boot default.
+    RebootBack,
     /// Move the dead-man to the confirmation's deadline.
     Await,
     /// Judge over the settle time and wait for the confirmation, until the deadline.
@@ -191,8 +201,16 @@ pub fn apply(state: Option<State>, event: Event) -> Result<State, IllegalEvent> 
                 s.activation = Activation::Partial;
             }
         }
+        // One component only: what others had applied would be gone after the reboot.
+        (Phase::Applying, Event::BootSet(boot)) if s.accepted.goals.len() == 1 => {
+            s.boot = Some(boot);
+            s.phase = Phase::Rebooting;
+        }
+        // Up without a reboot: somebody had booted it before, or the last attempt was cut after its own.
+        (Phase::Rebooting, Event::CameUp) => s.come_up(),
+        (Phase::Rebooted, Event::CameUp) if s.cut_in == Some(Phase::Rebooting) => s.come_up(),
         (
-            Phase::Applying,
+            Phase::Applying | Phase::Armed,
             Event::Awaiting {
                 nonce,
                 since,
@@ -211,8 +229,17 @@ pub fn apply(state: Option<State>, event: Event) -> Result<State, IllegalEvent> 
         }
         (Phase::Committing, Event::ProfileSet) => s.phase = Phase::ProfileSet,
         (Phase::ProfileSet, Event::BootAsked) => s.phase = Phase::BootAsked,
+        // What came up could not be guarded: it is not left running.
+        (Phase::Recorded, Event::RollingBack(fault)) if s.came_up => {
+            s.fault.get_or_insert(fault);
+            s.phase = Phase::RollingBack;
+        }
         (
-            Phase::Armed | Phase::Applying | Phase::Awaiting | Phase::RollingBack,
+            Phase::Armed
+            | Phase::Applying
+            | Phase::Rebooting
+            | Phase::Awaiting
+            | Phase::RollingBack,
             Event::RollingBack(fault),
         ) => {
             // The first reason is the one to tell.
@@ -256,8 +283,19 @@ impl State {
             fault: None,
             contact_until: None,
             last_resort: false,
+            boot: None,
+            came_up: false,
             end: None,
         }
+    }
+
+    /// Guarded anew, judged and confirmed like any other from here on.
+    fn come_up(&mut self) {
+        self.came_up = true;
+        self.cut_in = None;
+        self.applied = self.accepted.goals.iter().map(|(n, _)| n.clone()).collect();
+        self.runs = 0;
+        self.phase = Phase::Recorded;
     }
 
     /// The component that is to be applied next.
@@ -298,6 +336,7 @@ impl State {
                 Some(name) => Step::Apply(name.clone()),
                 None => Step::Await,
             },
+            Phase::Rebooting => Step::Reboot,
             Phase::Awaiting if self.good && self.is_confirmed() => Step::Commit,
             Phase::Awaiting => Step::JudgeAndConfirm,
             Phase::Committing => Step::SetProfile,
@@ -305,6 +344,7 @@ impl State {
             Phase::BootAsked => Step::ReadBack,
             Phase::RollingBack => match self.to_revert() {
                 Some(name) => Step::Revert(name.clone()),
+                None if self.came_up && !self.last_resort => Step::RebootBack,
                 None if self.touched() > 0 && self.contact_until.is_none() => Step::AwaitContact,
                 None => Step::Verify,
             },

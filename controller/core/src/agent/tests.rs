@@ -198,3 +198,87 @@ fn a_reboot_remembers_where_it_cut() {
         (Some(Phase::Armed), Step::CloseAfterReboot)
     );
 }
+
+fn alone() -> Vec<Event> {
+    let mut events = to_armed();
+    if let Some(Event::Accepted(a)) = events.first_mut() {
+        a.goals.truncate(1);
+    }
+    let set = BootSet {
+        closure: "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos-system-a"
+            .parse()
+            .expect("a path"),
+        once: Some("x.conf".to_owned()),
+        boot_id: "b".to_owned(),
+    };
+    events.extend([applying("system"), Event::BootSet(set)]);
+    events
+}
+
+fn rebooted() -> Event {
+    Event::Rebooted {
+        boot_id: "c".to_owned(),
+    }
+}
+
+#[test]
+fn what_a_reboot_brought_up_is_guarded_judged_and_confirmed_like_any_other() {
+    let mut events = alone();
+    assert_eq!(fold(events.clone()).expect("legal").next(), Step::Reboot);
+    events.extend([rebooted(), Event::CameUp]);
+    assert_eq!(fold(events.clone()).expect("legal").next(), Step::Arm);
+    events.push(Event::Armed { deadline: at(9) });
+    assert_eq!(fold(events.clone()).expect("legal").next(), Step::Await);
+    events.push(awaiting());
+    for lacking in [Event::JudgedGood, Event::Confirmed] {
+        let mut e = events.clone();
+        e.extend([lacking, Event::Committing]);
+        assert!(fold(e).is_err());
+    }
+    events.extend([Event::JudgedGood, Event::Confirmed, Event::Committing]);
+    assert_eq!(fold(events).expect("legal").next(), Step::SetProfile);
+}
+
+#[test]
+fn what_came_up_and_is_not_to_stay_goes_by_another_reboot() {
+    let mut events = alone();
+    events.extend([rebooted(), Event::CameUp]);
+    events.push(Event::Armed { deadline: at(9) });
+    events.extend([awaiting(), fault()]);
+    assert_eq!(
+        fold(events.clone()).expect("legal").next(),
+        Step::Revert(name("system"))
+    );
+    events.push(Event::Reverted {
+        component: name("system"),
+    });
+    assert_eq!(
+        fold(events.clone()).expect("legal").next(),
+        Step::RebootBack
+    );
+    events.extend([Event::LastResort, rebooted()]);
+    let s = fold(events).expect("legal");
+    assert_eq!(
+        (s.cut_in, s.next()),
+        (Some(Phase::RollingBack), Step::CloseAfterReboot)
+    );
+}
+
+#[test]
+fn nothing_comes_up_that_was_not_set_to() {
+    let mut events = to_armed();
+    events.extend([applying("system"), rebooted(), Event::CameUp]);
+    assert!(fold(events).is_err());
+    let mut events = alone();
+    events.extend([rebooted(), Event::CameUp, Event::CameUp]);
+    assert!(fold(events).is_err());
+}
+
+#[test]
+fn a_goal_that_is_not_alone_is_not_rebooted_into() {
+    let mut events = alone();
+    if let Some(Event::Accepted(a)) = events.first_mut() {
+        a.goals.push((name("second"), Digest::of(b"2")));
+    }
+    assert!(fold(events).is_err());
+}

@@ -4,6 +4,7 @@ use trueup_schema::kind::{Confirm, Delivery};
 use trueup_schema::status::{Phase, Reason};
 use trueup_schema::wire::AttemptState;
 
+use super::reboot::under_way;
 use super::talk::{Talk, suspended, unreachable};
 use super::{Decision, FOLLOW, Step};
 use crate::conditions::{State, Verdict};
@@ -31,6 +32,7 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
                 let message = format!("activating {}", claim.closure.short());
                 return follow(t.working(Phase::Activating, message));
             }
+            AttemptState::Rebooting => return Some(under_way(t, claim, a.boot.as_ref())),
             AttemptState::AwaitingConfirmation => {
                 let verdict = t.working(
                     Phase::AwaitingConfirmation,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use trueup_schema::kind::{Delivery, DriftPolicy};
 use trueup_schema::status::{Outcome, Phase, Reason};
-use trueup_schema::wire::Report;
+use trueup_schema::wire::{Mode, Report};
 use trueup_schema::{Digest, Timestamp};
 
 use super::talk::{Talk, held};
 use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Step};
 use crate::conditions::{State, Verdict};
 use crate::host::{ClosureStage, Wanted, Work};
+use crate::way::{self, Way};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -106,9 +107,10 @@ pub(super) fn deliver(
 ) -> Decision {
     let (view, m) = (t.view, t.view.memory);
     if !m.retry
-        && let Some(verdict) = not_again(t, &wanted.digest, report, drifted.is_some())
+        && let Some(verdict) = not_again(t, wanted, report, drifted.is_some())
     {
         let until = m.tries.get(&wanted.digest).map(|t| t.not_before);
+        let until = until.or(way::opens(view.manifest, t.now));
         return t.look_or_wait_until(verdict, until);
     }
     if view.manifest.delivery != Delivery::Push {
@@ -220,11 +222,12 @@ pub(super) fn deliver(
 /// Why a goal is not tried (again) now, if so.
 fn not_again(
     t: &Talk<'_, '_>,
-    digest: &Digest,
+    wanted: &Wanted,
     report: &Report,
     correcting: bool,
 ) -> Option<Verdict> {
-    let m = t.view.memory;
+    let (m, digest) = (t.view.memory, &wanted.digest);
+    let way = Way::now(t.view.manifest, report, wanted, t.now);
     let host = &t.view.manifest.name;
     // Digests of different components differ.
     let there = report
@@ -250,7 +253,14 @@ fn not_again(
         .filter(|e| e.digest == *digest && !correcting)
     {
         match e.outcome {
-            Outcome::RebootRequired => {
+            Outcome::Skipped if way.mode == Mode::DryActivate && e.way.mode == way.mode => {
+                let (phase, state) = (Phase::Held, State::Resting);
+                return Some(t.say(phase, state, Reason::DryActivated, e.message.clone()));
+            }
+            // Until somebody reboots it, or it may be rebooted.
+            Outcome::RebootRequired
+                if e.way == way && e.boot_id.as_ref().is_none_or(|b| *b == report.boot_id) =>
+            {
                 let mut v = t.say(
                     Phase::Stalled,
                     State::Stalled,

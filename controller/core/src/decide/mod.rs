@@ -5,13 +5,14 @@ mod claim;
 mod deliver;
 mod orphan;
 mod ours;
+mod reboot;
 mod rests;
 mod runs;
 mod talk;
 
 use std::time::Duration;
 
-use trueup_schema::kind::Delivery;
+use trueup_schema::kind::{self, Delivery};
 use trueup_schema::status::{Phase, Reason};
 use trueup_schema::wire::Order;
 use trueup_schema::{StorePath, Timestamp};
@@ -19,10 +20,12 @@ use trueup_schema::{StorePath, Timestamp};
 use crate::conditions::{State, Verdict};
 use crate::host::{HostView, Work};
 use crate::rollback::effective;
+use crate::way::{self, Way};
 use claim::with_claim;
 use deliver::{deliver, drift, secrets};
 use orphan::orphan;
 use ours::ours;
+pub use reboot::REBOOT_MAX;
 use rests::{left, observed, rolled_back};
 pub use runs::{Runs, has_secrets, parts, runs, runs_there, system};
 pub use talk::suspended;
@@ -181,7 +184,15 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
     if observed_only {
         return observed(&t, wanted, now_runs);
     }
-    if now_runs != Runs::Other
+    let dry = view.manifest.activation.mode == kind::Mode::DryActivate;
+    let alone = Way::of(view.manifest, now).may_go_by_reboot();
+    if dry && has_secrets(report, view.secrets) != Runs::Goal {
+        let message =
+            "its secrets differ; nothing is delivered, since activation.mode is dryActivate";
+        let reason = Reason::DryActivated;
+        return t.look_or_wait(t.say(Phase::Held, State::Resting, reason, message));
+    }
+    if (now_runs != Runs::Other || alone)
         && let Some(mine) = view.secrets
     {
         match has_secrets(report, view.secrets) {
@@ -193,13 +204,17 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
     match now_runs {
         Runs::Goal if view.rollback.is_some() => rolled_back(&t),
         Runs::Goal => {
+            if let Some(d) = reboot::due(&t, wanted, report) {
+                return d;
+            }
             let message = format!(
                 "runs {} of {}",
                 wanted.closure.short(),
                 view.revision.short()
             );
             let reason = Reason::ReconciliationSucceeded;
-            t.look_or_wait(t.say(Phase::Ready, State::Ready, reason, message))
+            let verdict = t.say(Phase::Ready, State::Ready, reason, message);
+            t.look_or_wait_until(verdict, way::opens(view.manifest, now))
         }
         Runs::Drifted(what) => drift(&t, wanted, report, &what),
         Runs::Other => deliver(&t, wanted, report, None),

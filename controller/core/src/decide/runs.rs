@@ -1,10 +1,11 @@
 //! What a host runs, against what it is to run: delivered, not yet delivered, or changed by somebody. Judges only.
 
-use trueup_schema::kind::Delivery;
+use trueup_schema::kind::{Delivery, Mode, ResolvedHost};
 use trueup_schema::wire::{ComponentReport, Report};
-use trueup_schema::{Digest, StorePath};
+use trueup_schema::{Digest, StorePath, Timestamp};
 
 use crate::host::{HostView, Wanted, WantedSecrets};
+use crate::way::Way;
 
 /// The component `system` of a report.
 #[must_use]
@@ -28,7 +29,7 @@ pub enum Runs {
 
 /// Compares a report with a goal. A specialisation of the goal's closure that a person chose is no drift.
 #[must_use]
-pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> Runs {
+pub fn runs(report: &Report, wanted: &Wanted, manifest: &ResolvedHost) -> Runs {
     let at = &report.running;
     let Some(component) = system(report) else {
         return Runs::Other;
@@ -36,7 +37,7 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
     if component.confirmed.as_ref() != Some(&wanted.digest) {
         return Runs::Other;
     }
-    let chosen = specialisation.is_none() && at.specialisation.is_some();
+    let chosen = manifest.specialisation.is_none() && at.specialisation.is_some();
     let same = component.observed.as_ref() == Some(&wanted.digest)
         || at.running.as_ref() == Some(&wanted.closure);
     let show = |p: &Option<StorePath>| p.as_ref().map_or("nothing".to_owned(), StorePath::short);
@@ -48,7 +49,8 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
             wanted.closure.short()
         ));
     }
-    if !profile {
+    // Tried out, it is not what boots.
+    if !profile && manifest.activation.mode != Mode::Test {
         return Runs::Drifted(format!(
             "runs {}, but its profile is {}",
             wanted.closure.short(),
@@ -63,7 +65,7 @@ pub fn runs(report: &Report, wanted: &Wanted, specialisation: Option<&str>) -> R
 pub fn runs_there(view: &HostView<'_>, report: &Report, wanted: &Wanted) -> Runs {
     let specialisation = view.manifest.specialisation.as_deref();
     if view.manifest.delivery != Delivery::Observe {
-        return runs(report, wanted, specialisation);
+        return runs(report, wanted, view.manifest);
     }
     let at = &report.running;
     let profile = at.profile.as_ref() == Some(&wanted.closure);
@@ -114,16 +116,26 @@ pub fn has_secrets(report: &Report, wanted: Option<&WantedSecrets>) -> Runs {
 
 /// What a claim is for: `system`, and the digest of `secrets`. Secrets alone where what runs is right, or is left as it
 /// is; both where both differ, so that one way back takes both.
+/// Secrets go before a closure that may take a reboot, and not at all where nothing is to be changed.
 #[must_use]
-pub fn parts(view: &HostView<'_>, report: &Report, wanted: &Wanted) -> (bool, Option<Digest>) {
+pub fn parts(
+    view: &HostView<'_>,
+    report: &Report,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> (bool, Option<Digest>) {
+    let way = Way::now(view.manifest, report, wanted, now);
     let secrets = match has_secrets(report, view.secrets) {
         Runs::Goal => None,
+        Runs::Drifted(_) | Runs::Other if view.manifest.activation.mode == Mode::DryActivate => {
+            None
+        }
         Runs::Drifted(_) | Runs::Other => view.secrets.map(|s| s.digest.clone()),
     };
     let system = match runs_there(view, report, wanted) {
         Runs::Goal => false,
         Runs::Drifted(_) => secrets.is_none(),
-        Runs::Other => true,
+        Runs::Other => secrets.is_none() || !way.may_go_by_reboot(),
     };
     (system, secrets)
 }

@@ -8,6 +8,7 @@ use super::{Decision, MISSES, Step};
 use crate::backoff;
 use crate::conditions::{State, Verdict};
 use crate::host::{HostView, Problem};
+use crate::way;
 
 /// The view's suspension, if it holds now.
 #[must_use]
@@ -69,7 +70,7 @@ impl Talk<'_, '_> {
             drifted: None,
             reboot_required: debt
                 .filter(|d| !d.is_empty())
-                .map(|d| format!("only a reboot brings {}", d.join(", "))),
+                .map(|d| way::debt(self.view.manifest, d, self.now)),
             suspended: suspended(self.view, self.now),
             held: self.hold().map(held),
         }

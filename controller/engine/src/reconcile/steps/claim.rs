@@ -9,6 +9,7 @@ use trueup_core::history::{self, Attempt, Cause, Word};
 use trueup_core::host::{Claim, Work};
 use trueup_core::plan;
 use trueup_core::rollback::effective;
+use trueup_core::way::Way;
 use trueup_schema::HostName;
 use trueup_schema::status::Subject;
 
@@ -40,26 +41,34 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
         let failed = plan::failures(memories);
         let held: Vec<Held> = state.claims.values().map(Held::from).collect();
+        let known = state
+            .hosts
+            .values()
+            .map(|c| (&c.record.manifest, &c.record.memory));
+        let down = plan::down(&fleet.fleet.rollout, known);
         let all = super::super::with_view(state, host, &sh.settings, |v| {
             let v = &effective(v);
             let Work::Done(wanted) = v.evaluation else {
                 return None;
             };
-            let parts = match &v.memory.report {
-                Some(report) => parts(v, report, wanted),
-                None => (true, None),
+            let (parts, way) = match &v.memory.report {
+                Some(report) => (
+                    parts(v, report, wanted, now),
+                    Way::now(v.manifest, report, wanted, now),
+                ),
+                None => ((true, None), Way::of(v.manifest, now)),
             };
             let back = v.rollback.map(|b| b.rollback.clone());
-            Some((plan::asked(v, now), parts, wanted.clone(), back))
+            Some((plan::asked(v, now), parts, way, wanted.clone(), back))
         });
-        let Some((asked, (with_system, secrets), wanted, back)) = all.flatten() else {
+        let Some((asked, (with_system, secrets), way, wanted, back)) = all.flatten() else {
             return;
         };
         let Some(cell) = state.hosts.get_mut(host) else {
             return;
         };
         let manifest = &cell.record.manifest;
-        let verdict = admit(&fleet.fleet.rollout, &held, &[asked], &failed).remove(host);
+        let verdict = admit(&fleet.fleet.rollout, &held, &down, &[asked], &failed).remove(host);
         if let Some(Err(why)) = verdict
             && !sh.plants("limits-ignored")
         {
@@ -105,6 +114,7 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
             retry: m.retry,
             cause,
             of: back.and_then(|b| b.revision),
+            way,
         };
         m.order = order;
         m.quarantined

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use trueup_core::host::Claim;
 use trueup_schema::kind::{self, ResolvedHost};
-use trueup_schema::wire::{self, Intent, SECRETS_V1, SYSTEM_V1, SystemGoal};
+use trueup_schema::wire::{self, Intent, MODES_V1, SECRETS_V1, SYSTEM_V1, SystemGoal};
 
 pub(super) fn intent(
     claim: &Claim,
@@ -17,12 +17,7 @@ pub(super) fn intent(
     let goal = SystemGoal {
         closure: claim.closure.clone(),
         system: m.system.clone(),
-        mode: match a.mode {
-            kind::Mode::Switch => wire::Mode::Switch,
-            kind::Mode::Boot => wire::Mode::Boot,
-            kind::Mode::Test => wire::Mode::Test,
-            kind::Mode::DryActivate => wire::Mode::DryActivate,
-        },
+        mode: claim.way.mode,
         specialisation: claim.specialisation.clone(),
         activation_timeout_secs: a.activation_timeout.as_secs(),
         on_timeout: match a.on_timeout {
@@ -40,12 +35,17 @@ pub(super) fn intent(
         health: a.health.iter().map(check).collect(),
         keep_generations: m.keep_generations,
         reboot_as_last_resort: m.reboot != kind::Reboot::Never,
+        may_reboot: claim.way.may_reboot,
+        unconfirmed_boot: claim.way.unconfirmed,
     };
     // New secrets come before the units that need them, so they come first.
     let mut goals: Vec<wire::Goal> = secrets.into_iter().collect();
     let mut requires: BTreeSet<String> = goals.iter().map(|_| SECRETS_V1.to_owned()).collect();
     if !claim.secrets_alone {
         requires.insert(SYSTEM_V1.to_owned());
+        if claim.way.may_reboot || claim.way.mode != wire::Mode::Switch {
+            requires.insert(MODES_V1.to_owned());
+        }
         goals.push(wire::Goal {
             component: "system".parse().expect("a DNS label"),
             digest: claim.digest.clone(),
