@@ -2,7 +2,8 @@
 //! on the way back, in the dead-man. Each event is written before the effect that follows it.
 
 use std::fs;
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ use crate::{AgentError, contact, deadman, memory, reboot, resume};
 
 /// Who waits for the confirmation looks at the deadlines at least so often.
 const LOOK: Duration = Duration::from_millis(500);
+/// A confirmation that comes at once ends the wait before both lines of the dead-man are armed anew.
+const ARM_ANEW_AFTER: Duration = Duration::from_secs(1);
 /// After an error that remains, before the unit starts this anew.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// After the way back somebody must get in within the confirmation's time, but never longer than this.
@@ -58,6 +61,7 @@ pub fn drive(ctx: &Context, journal: &mut Journal) -> Result<(), AgentError> {
         ctx,
         journal,
         parts,
+        arming: None,
     };
     loop {
         let step = run.journal.state.next();
@@ -79,6 +83,8 @@ struct Run<'a> {
     ctx: &'a Context,
     journal: &'a mut Journal,
     parts: Parts,
+    /// The dead-man, being armed for this deadline.
+    arming: Option<(Moment, JoinHandle<Result<(), AgentError>>)>,
 }
 
 impl Run<'_> {
@@ -107,12 +113,7 @@ impl Run<'_> {
         match step {
             Step::Stage => self.stage()?,
             Step::Record => self.record()?,
-            Step::Arm => {
-                let deadline =
-                    in_secs(system_goal(self.ctx).map_or(900, |g| g.activation_timeout_secs));
-                deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
-                self.append(Event::Armed { deadline })?;
-            }
+            Step::Arm => self.arm()?,
             Step::Apply(name) => self.apply(&name)?,
             Step::Reboot => self.reboot()?,
             Step::RebootBack => {
@@ -189,6 +190,7 @@ impl Run<'_> {
 
     fn stage(&mut self) -> Result<(), AgentError> {
         let ctx = self.ctx;
+        self.begin_to_arm();
         let refused = self
             .parts
             .iter_mut()
@@ -205,6 +207,33 @@ impl Run<'_> {
             part.record(self.ctx, &mut recorded)?;
         }
         self.append(Event::Recorded(recorded))
+    }
+
+    /// Begun beside the checks, since both ask others and touch nothing; after a crash anew.
+    fn arm(&mut self) -> Result<(), AgentError> {
+        let deadline = match self.arming.take().map(|(at, arming)| (at, arming.join())) {
+            Some((deadline, Ok(armed))) => {
+                armed?;
+                deadline
+            }
+            Some((_, Err(_))) | None => {
+                let deadline = self.activation_deadline();
+                deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
+                deadline
+            }
+        };
+        self.append(Event::Armed { deadline })
+    }
+
+    fn begin_to_arm(&mut self) {
+        let deadline = self.activation_deadline();
+        let (layout, order, at) = (self.ctx.layout.clone(), self.ctx.order(), deadline.at);
+        let arming = thread::spawn(move || deadman::arm(&layout, order, at));
+        self.arming = Some((deadline, arming));
+    }
+
+    fn activation_deadline(&self) -> Moment {
+        in_secs(system_goal(self.ctx).map_or(900, |g| g.activation_timeout_secs))
     }
 
     fn apply(&mut self, name: &ComponentName) -> Result<(), AgentError> {
@@ -268,10 +297,13 @@ impl Run<'_> {
         if plant::is(Bug::ProfileBeforeConfirm) {
             self.commit_parts()?;
         }
+        let deadline = in_secs(self.ctx.intent.confirm.timeout_secs);
+        // Before it is written that somebody is awaited: whoever dies from then on is brought back at this deadline.
+        deadman::bring_forward(&self.ctx.layout, self.ctx.order(), deadline.at)?;
         self.append(Event::Awaiting {
             nonce: crate::nonce(),
             since: journal::now(),
-            deadline: in_secs(self.ctx.intent.confirm.timeout_secs),
+            deadline,
         })
     }
 
@@ -281,8 +313,28 @@ impl Run<'_> {
         else {
             return Ok(());
         };
-        // The controller logs in meanwhile. Until this is done the dead-man stands for the activation's limit.
-        deadman::arm_once(&self.ctx.layout, self.ctx.order(), deadline.at)?;
+        // The first line was brought forward already. Both are armed anew unless this ends in a moment: systemd has a login
+        // to let in meanwhile.
+        let begin = since.at.saturating_add(nanos(ARM_ANEW_AFTER));
+        let pause = Duration::from_nanos(begin.saturating_sub(journal::boottime()));
+        let (layout, order, at) = (self.ctx.layout.clone(), self.ctx.order(), deadline.at);
+        let (ended, wait) = mpsc::channel::<()>();
+        let arming = thread::spawn(move || match wait.recv_timeout(pause) {
+            Err(mpsc::RecvTimeoutError::Timeout) => deadman::arm_once(&layout, order, at),
+            _ => Ok(()),
+        });
+        let event = self.verdict(&since, &deadline);
+        drop(ended);
+        let armed = arming.join().unwrap_or(Ok(()));
+        let event = event?;
+        if !matches!(event, Event::RollingBack(_)) {
+            armed?;
+        }
+        self.append(event)
+    }
+
+    /// Waits for what comes first: judged, confirmed, or the deadline.
+    fn verdict(&mut self, since: &Moment, deadline: &Moment) -> Result<Event, AgentError> {
         let settle = settle_secs(self.ctx);
         let settled = since
             .at
@@ -294,23 +346,23 @@ impl Run<'_> {
             if !self.state().good && now >= settled.min(deadline.at) {
                 for (_, part) in &mut self.parts {
                     if let Some(fault) = part.judge(self.ctx)? {
-                        return self.append(Event::RollingBack(fault));
+                        return Ok(Event::RollingBack(fault));
                     }
                 }
-                return self.append(Event::JudgedGood);
+                return Ok(Event::JudgedGood);
             }
             if !self.state().confirmed
                 && let Some(c) = files::read_json::<Confirmation>(&file)?
             {
                 if Some(&c.nonce) == self.state().nonce.as_ref() {
-                    return self.append(Event::Confirmed);
+                    return Ok(Event::Confirmed);
                 }
                 let _stale = fs::remove_file(&file);
             }
             if now >= deadline.at {
                 let secs = self.ctx.intent.confirm.timeout_secs;
                 let message = format!("nobody confirmed over a new connection within {secs} s");
-                return self.append(Event::RollingBack(Fault::new(Stage::Confirm, message)));
+                return Ok(Event::RollingBack(Fault::new(Stage::Confirm, message)));
             }
             let next = if self.state().good {
                 deadline.at
@@ -448,6 +500,8 @@ impl Run<'_> {
     /// Nothing was touched, so it does not matter whether the dead-man fired meanwhile: whoever has the journal says
     /// that it ended, and the other one finds that.
     fn refuse(&mut self, by: Option<ComponentName>, refusal: Refusal) -> Result<(), AgentError> {
+        // Not before it stands: what is armed later nobody would take away.
+        let _armed_or_not = self.arming.take().map(|(_, arming)| arming.join());
         let _either_way = deadman::disarm(&self.ctx.layout, self.ctx.order())?;
         self.end(End {
             stage: Some(refusal.stage),
@@ -491,6 +545,10 @@ fn settle_secs(ctx: &Context) -> u64 {
 #[must_use]
 pub fn unattended(by: ConfirmBy) -> bool {
     by == ConfirmBy::None
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn in_secs(secs: u64) -> Moment {

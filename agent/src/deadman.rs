@@ -3,7 +3,7 @@
 //! `armed-<attempt>` first; who gets ENOENT has lost and touches nothing.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -38,7 +38,18 @@ pub fn activation_unit(order: Order) -> String {
     format!("trueup-activate-{order}.service")
 }
 
-/// The same, unless it was done for this deadline: who goes on after a crash must not have to know.
+/// Brings the first line that stands forward to `deadline`, at once and without systemd: it looks for an earlier time at
+/// each look. Later times it does not take, so a line that was armed for one is needed besides.
+pub fn bring_forward(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
+    let fire = deadline.saturating_add(nanos(BEHIND));
+    Ok(files::write_json(&forward(layout, order), &fire)?)
+}
+
+fn forward(layout: &Layout, order: Order) -> PathBuf {
+    layout.attempt(order).join("deadline")
+}
+
+/// [`arm`], unless it was done for this deadline: who goes on after a crash must not have to know.
 pub fn arm_once(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
     let note = layout.attempt(order).join("armed-for");
     if files::read_json(&note)? != Some(deadline) {
@@ -141,8 +152,10 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
 
     let (first, second) = (format!("{first}.service"), format!("{second}.timer"));
     read_back(layout, order, [&first, &second])?;
-    stop(&older);
-    files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
+    if !older.is_empty() {
+        stop(&older);
+        files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
+    }
     Ok(())
 }
 
@@ -271,11 +284,15 @@ pub fn wait_and_act(
         return Ok(()); // another boot: resume closes the record
     }
     let (armed, fired) = (layout.claim("armed", order), layout.claim("fired", order));
+    let sooner = forward(layout, order);
     loop {
         if !armed.exists() && !fired.exists() {
             return Ok(());
         }
         let now = journal::boottime();
+        // What can't be read brings nothing forward: the deadline that is in memory stands.
+        let told: Option<u64> = files::read_json(&sooner).ok().flatten();
+        let deadline = told.map_or(deadline, |told| told.min(deadline));
         if now >= deadline {
             break;
         }

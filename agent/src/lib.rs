@@ -7,6 +7,7 @@ use trueup_schema::wire::Order;
 
 pub mod activate;
 pub mod boot;
+pub mod bus;
 pub mod changes;
 pub mod cli;
 pub mod component;

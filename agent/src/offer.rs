@@ -61,9 +61,13 @@ pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
 pub fn want(words: &[String]) -> Result<Vec<StorePath>, AgentError> {
     let paths: Result<Vec<StorePath>, _> = words.iter().map(|w| w.parse()).collect();
     let paths = paths.map_err(|_| AgentError::Usage("want STORE-PATH…".to_owned()))?;
-    let missing = missing(&paths)?;
-    root(&missing)?;
-    Ok(missing)
+    // What is not on the disk need not be asked for; what is there may be a broken half copy.
+    let (there, mut lacking): (Vec<_>, Vec<_>) = paths
+        .into_iter()
+        .partition(|p| Path::new(p.as_str()).exists());
+    lacking.extend(missing(&there)?);
+    root(&lacking)?;
+    Ok(lacking)
 }
 
 fn root(missing: &[StorePath]) -> Result<(), AgentError> {

@@ -1,16 +1,19 @@
-//! What systemd says of its units: one `systemctl show` for all of them, parsed. It judges nothing.
+//! What systemd says of its units: the states of all, and details of those that need them. It judges nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus::{Bus, Question, Value};
 use crate::exec::{self, ExecError};
 
 /// One call to systemd may take so long.
 pub const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(20);
 /// Lines of a unit's journal that are told.
 const LOG_LINES: usize = 10;
+/// Units asked for in one call: their names must fit into a command line.
+const MAX_ASKED: usize = 1000;
 /// A told line is at most so long.
 const LOG_LINE: usize = 400;
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Type,NRestarts,Result,FragmentPath,\
@@ -65,27 +68,123 @@ impl Unit {
     }
 }
 
-/// Asks systemd for all of all units: as dear as it gets, a question a unit.
+/// Units that something is to be known of beside their state: what stays up, and what starts it.
+const SERVICE: &str = ".service";
+const DETAILED: [(&str, &str); 4] = [
+    (SERVICE, "org.freedesktop.systemd1.Service"),
+    (".socket", "org.freedesktop.systemd1.Socket"),
+    (".timer", "org.freedesktop.systemd1.Timer"),
+    (".path", "org.freedesktop.systemd1.Path"),
+];
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+/// Properties that every kind has …
+const OF_UNITS: [&str; 8] = [
+    "FragmentPath",
+    "DropInPaths",
+    "WantedBy",
+    "RequiredBy",
+    "TriggeredBy",
+    "ConditionTimestampMonotonic",
+    "InvocationID",
+    "RefuseManualStop",
+];
+/// … and those that services have.
+const OF_SERVICES: [&str; 4] = ["Result", "Type", "NRestarts", "RemainAfterExit"];
+
+/// What is known of all units. Mounts, targets and the like are asked for their state only, and so is what is masked or
+/// has no file and is down.
 pub fn snapshot() -> Result<Units, ExecError> {
-    look("*")
+    looked(&|_| true)
 }
 
-/// The same of sockets only.
+/// The same, with details of sockets only.
 pub fn sockets() -> Result<Units, ExecError> {
-    look("*.socket")
+    let mut all = looked(&|name| name.ends_with(".socket"))?;
+    all.retain(|name, _| name.ends_with(".socket"));
+    Ok(all)
 }
 
-fn look(which: &str) -> Result<Units, ExecError> {
-    let out = exec::tool_ok(
-        "systemctl",
-        &["show", "--all", "--no-pager", PROPERTIES, which],
-        SYSTEMCTL_LIMIT,
-    )?;
-    Ok(parse(&out))
+fn looked(wanted: &dyn Fn(&str) -> bool) -> Result<Units, ExecError> {
+    if let Ok(units) = over_bus(wanted) {
+        return Ok(units);
+    }
+    // Its private socket is closed, or speaks another way.
+    let mut all = states()?;
+    let names: Vec<String> = all
+        .iter()
+        .filter(|(name, unit)| wanted(name) && details(name, unit).is_some())
+        .map(|(name, _)| name.clone())
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for some in names.chunks(MAX_ASKED) {
+        let args = ["show", "--all", "--no-pager", PROPERTIES, "--"];
+        let out = exec::tool_ok("systemctl", &[&args, some].concat(), SYSTEMCTL_LIMIT)?;
+        all.extend(parse(&out));
+    }
+    Ok(all)
+}
+
+/// The interface that has a unit's details, if they are to be asked.
+fn details(name: &str, unit: &Unit) -> Option<&'static str> {
+    let (_, interface) = DETAILED.iter().find(|(kind, _)| name.ends_with(kind))?;
+    (unit.load == "loaded" || unit.active != "inactive").then_some(interface)
+}
+
+fn over_bus(wanted: &dyn Fn(&str) -> bool) -> std::io::Result<Units> {
+    let mut bus = Bus::open()?;
+    let listed = bus.units()?;
+    let mut all = Units::new();
+    let mut questions: Vec<Question<'_>> = Vec::new();
+    let mut of: Vec<&str> = Vec::new();
+    for row in &listed {
+        let unit = Unit {
+            load: row.load.clone(),
+            active: row.active.clone(),
+            sub: row.sub.clone(),
+            job: row.job,
+            ..Unit::default()
+        };
+        if let Some(interface) = details(&row.name, &unit).filter(|_| wanted(&row.name)) {
+            let own = match interface == DETAILED[0].1 {
+                true => OF_SERVICES.as_slice(),
+                false => &OF_SERVICES[..1],
+            };
+            questions.extend(OF_UNITS.map(|p| (row.path.as_str(), UNIT, p)));
+            questions.extend(own.iter().map(|p| (row.path.as_str(), interface, *p)));
+            of.resize(questions.len(), &row.name);
+        }
+        all.insert(row.name.clone(), unit);
+    }
+    let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ((name, (_, _, property)), answer) in of.iter().zip(&questions).zip(bus.ask(&questions)?) {
+        if let (Some(unit), Some(value)) = (all.get_mut(*name), answer) {
+            unit.set(property, &plain(value), files.entry(name).or_default());
+        }
+    }
+    for (name, files) in files {
+        if let Some(unit) = all.get_mut(name) {
+            unit.define_if_up(name, files);
+        }
+    }
+    Ok(all)
+}
+
+/// As `systemctl show` prints it.
+fn plain(value: Value) -> String {
+    match value {
+        Value::Text(text) => text,
+        Value::Number(number) => number.to_string(),
+        Value::Bool(yes) => if yes { "yes" } else { "no" }.to_owned(),
+        Value::Bytes(bytes) => bytes.iter().map(|b| format!("{b:02x}")).collect(),
+        Value::Texts(texts) => texts.join(" "),
+    }
 }
 
 /// What state all units are in, and nothing else of them: one question.
 pub fn states() -> Result<Units, ExecError> {
+    if let Ok(units) = over_bus(&|_| false) {
+        return Ok(units);
+    }
     let args = [
         "list-units",
         "--all",
@@ -117,49 +216,58 @@ fn parse(text: &str) -> Units {
     let mut all = Units::new();
     for block in text.split("\n\n") {
         let mut unit = Unit::default();
-        let mut id = "";
-        let mut files: Vec<&str> = Vec::new();
-        for line in block.lines() {
-            let Some((key, value)) = line.split_once('=') else {
-                continue;
-            };
-            let words = || value.split_whitespace().map(str::to_owned);
-            match key {
-                "Id" => id = value,
-                "LoadState" => unit.load = value.to_owned(),
-                "ActiveState" => unit.active = value.to_owned(),
-                "SubState" => unit.sub = value.to_owned(),
-                "Type" => unit.kind = value.to_owned(),
-                "Result" => unit.result = value.to_owned(),
-                "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
-                "InvocationID" => unit.invocation = value.to_owned(),
-                "RefuseManualStop" => unit.keeps_its_process |= value == "yes",
-                "DropInPaths" => files.extend(value.split_whitespace()),
-                "FragmentPath" => {
-                    files.push(value);
-                    let real = std::fs::canonicalize(value).ok();
-                    unit.file = real
-                        .and_then(|p| p.to_str().map(str::to_owned))
-                        .unwrap_or_else(|| value.to_owned());
-                }
-                "WantedBy" | "RequiredBy" => unit.wanted_by.extend(words()),
-                "TriggeredBy" => unit.triggered_by.extend(words()),
-                "ConditionTimestampMonotonic" => unit.tried = value != "0" && !value.is_empty(),
-                "Job" => unit.job = !value.is_empty() && value != "0",
-                "RemainAfterExit" => unit.remains = value == "yes",
-                _ => {}
-            }
-        }
-        if id.ends_with(".service") && unit.file.starts_with("/nix/store/") && unit.is_up() {
-            files.sort_unstable();
-            let text: Vec<String> = files.iter().map(definition).collect();
-            define(&mut unit, &text.concat());
+        let mut files = Vec::new();
+        let pairs = || block.lines().filter_map(|line| line.split_once('='));
+        let id = pairs().find(|(key, _)| *key == "Id").map_or("", |(_, v)| v);
+        for (key, value) in pairs() {
+            unit.set(key, value, &mut files);
         }
         if !id.is_empty() {
+            unit.define_if_up(id, files);
             all.insert(id.to_owned(), unit);
         }
     }
     all
+}
+
+impl Unit {
+    /// Takes one property in; `files` gets those of its definition.
+    fn set(&mut self, key: &str, value: &str, files: &mut Vec<String>) {
+        let words = || value.split_whitespace().map(str::to_owned);
+        match key {
+            "LoadState" => value.clone_into(&mut self.load),
+            "ActiveState" => value.clone_into(&mut self.active),
+            "SubState" => value.clone_into(&mut self.sub),
+            "Type" => value.clone_into(&mut self.kind),
+            "Result" => value.clone_into(&mut self.result),
+            "NRestarts" => self.restarts = value.parse().unwrap_or(0),
+            "InvocationID" => value.clone_into(&mut self.invocation),
+            "RefuseManualStop" => self.keeps_its_process |= value == "yes",
+            "DropInPaths" => files.extend(words()),
+            "FragmentPath" => {
+                files.push(value.to_owned());
+                let real = std::fs::canonicalize(value).ok();
+                self.file = real
+                    .and_then(|p| p.to_str().map(str::to_owned))
+                    .unwrap_or_else(|| value.to_owned());
+            }
+            "WantedBy" | "RequiredBy" => self.wanted_by.extend(words()),
+            "TriggeredBy" => self.triggered_by.extend(words()),
+            "ConditionTimestampMonotonic" => self.tried = value != "0" && !value.is_empty(),
+            "Job" => self.job = !value.is_empty() && value != "0",
+            "RemainAfterExit" => self.remains = value == "yes",
+            _ => {}
+        }
+    }
+
+    /// Of services of a closure: what their process should be.
+    fn define_if_up(&mut self, id: &str, mut files: Vec<String>) {
+        if id.ends_with(SERVICE) && self.file.starts_with("/nix/store/") && self.is_up() {
+            files.sort_unstable();
+            let text: Vec<String> = files.iter().map(definition).collect();
+            define(self, &text.concat());
+        }
+    }
 }
 
 /// Keys whose change wants no restart: the switch ignores or only reloads for them.
@@ -174,7 +282,7 @@ const IDLE_KEYS: [&str; 6] = [
 /// A definition longer than this is cut.
 const MAX_DEFINITION: usize = 1 << 20;
 
-fn definition(path: &&str) -> String {
+fn definition(path: &String) -> String {
     let mut text = crate::files::text(path);
     text.truncate(text.floor_char_boundary(MAX_DEFINITION));
     text.push('\n');
@@ -275,6 +383,40 @@ mod tests {
         assert_ne!(of(base).digest, of("[Service]\nExecStart=/b\n").digest);
         assert!(of("X-RestartIfChanged=false\n").keeps_its_process);
         assert!(!of(base).keeps_its_process);
+    }
+
+    #[test]
+    fn what_is_masked_and_down_is_asked_for_its_state_only() {
+        let all = parse_states(
+            "a.service loaded inactive dead A\nb.service masked inactive dead B\nc.service masked active running C\n\
+             d.service not-found inactive dead D\ne.mount loaded active mounted E\nf.timer loaded active waiting F\n",
+        );
+        let asked: Vec<&str> = all
+            .iter()
+            .filter(|(name, unit)| details(name, unit).is_some())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(asked, ["a.service", "c.service", "f.timer"]);
+    }
+
+    #[test]
+    fn a_property_says_the_same_whichever_way_it_came() {
+        let told = parse(
+            "Id=a.service\nWantedBy=x.target y.target\nInvocationID=0aff\nRemainAfterExit=yes\nNRestarts=3\n\
+             ConditionTimestampMonotonic=17\n",
+        );
+        let mut unit = Unit::default();
+        let texts = ["x.target", "y.target"].map(str::to_owned).to_vec();
+        for (key, value) in [
+            ("WantedBy", Value::Texts(texts)),
+            ("InvocationID", Value::Bytes(vec![10, 255])),
+            ("RemainAfterExit", Value::Bool(true)),
+            ("NRestarts", Value::Number(3)),
+            ("ConditionTimestampMonotonic", Value::Number(17)),
+        ] {
+            unit.set(key, &plain(value), &mut Vec::new());
+        }
+        assert_eq!(told["a.service"], unit);
     }
 
     #[test]

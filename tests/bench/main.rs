@@ -6,6 +6,7 @@ mod hand;
 mod merge;
 mod numbers;
 mod plan;
+mod report;
 mod rig;
 mod secrets;
 mod stages;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use numbers::Outcome;
 
-const USAGE: &str = "cargo xtask bench [merge|thousand|plan|secrets]… [--check] [--json] [--short] [--runs N] [--hosts N]";
+const USAGE: &str = "cargo xtask bench [merge|thousand|report|plan|secrets]… [--check] [--json] [--short] [--runs N] [--hosts N]";
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub struct Asked {
 }
 
 /// Every benchmark; without a name all run.
-const ALL: [&str; 2] = ["merge", "thousand"];
+const ALL: [&str; 3] = ["merge", "thousand", "report"];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -91,6 +92,7 @@ fn all(asked: &Asked) -> Result<bool> {
         let mut outcome: Outcome = match name.as_str() {
             "merge" => merge::run(asked)?,
             "thousand" => thousand::run(asked)?,
+            "report" => report::run(asked)?,
             "plan" => {
                 let mut outcome = Outcome::default();
                 plan::run(&mut outcome)?;

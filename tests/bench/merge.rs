@@ -81,6 +81,7 @@ fn alternate(rig: &Rig, count: usize, runs: usize, outcome: &mut Outcome) -> Res
         let word = format!("{count} hosts, run {n}");
         let ran = one(rig, ours, &word)?;
         let (times, tops) = {
+            rig.calm()?;
             rig.merge(&rig.hand, theirs, &word)?;
             hand::deploy(rig, theirs)?
         };
@@ -198,6 +199,7 @@ fn alternate(rig: &Rig, count: usize, runs: usize, outcome: &mut Outcome) -> Res
 
 fn one(rig: &Rig, hosts: &[String], word: &str) -> Result<Run> {
     rig.disconnect();
+    rig.calm()?;
     rig.log.truncate()?;
     let clock = std::time::Instant::now();
     let (sha1, merged) = rig.merge(&rig.trueup, hosts, word)?;

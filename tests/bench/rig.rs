@@ -16,6 +16,11 @@ use trueup_tests::processes;
 
 /// A busy machine may take long to take ten hosts over.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+/// A machine is calm when so much of it is idle …
+const CALM_IDLE: f64 = 0.8;
+/// … over so long; on a busy one nobody waits longer than that.
+const CALM_LOOK: Duration = Duration::from_millis(300);
+const CALM_MAX: Duration = Duration::from_secs(10);
 /// Lines of the controller's log in an error.
 const LOG_LINES: usize = 30;
 /// The agent's own root on a host.
@@ -106,6 +111,35 @@ impl Rig {
         }
     }
 
+    /// Waits until the machine has next to nothing to do: what a run leaves behind (sessions that end, units that are
+    /// taken away) must not be paid for by the other side's.
+    pub fn calm(&self) -> Result<()> {
+        let began = std::time::Instant::now();
+        let mut before = cpu_times()?;
+        while began.elapsed() < CALM_MAX {
+            std::thread::sleep(CALM_LOOK);
+            let now = cpu_times()?;
+            let (idle, all) = (now.0 - before.0, now.1 - before.1);
+            if idle >= all * CALM_IDLE {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
+    pub fn controller_pid(&self) -> u32 {
+        self.controller.id()
+    }
+
+    /// What a command of `trueup` prints when it asks the controller.
+    pub fn trueup_says(&self, args: &[&str]) -> Result<String> {
+        let program =
+            std::env::var_os(PROGRAM).with_context(|| format!("{PROGRAM} names trueup"))?;
+        let socket = self.dir.path().join("api.sock");
+        read(command(program).arg("--socket").arg(socket).args(args))
+    }
+
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         error.context(format!(
             "the controller's last words:\n{}",
@@ -119,6 +153,19 @@ impl Drop for Rig {
         let _ = self.controller.kill();
         let _ = self.controller.wait();
     }
+}
+
+/// Ticks of the whole machine: idle ones, and all.
+fn cpu_times() -> Result<(f64, f64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let first = stat.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = first
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|t| t.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, …
+    Ok((ticks.iter().skip(3).take(2).sum(), ticks.iter().sum()))
 }
 
 /// When a host ran `top` to the end of its switch, by its own journal; and when that became its boot default.

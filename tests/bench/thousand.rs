@@ -157,6 +157,15 @@ pub struct Used {
     pub mib: f64,
 }
 
+/// Seconds of processor time of a process and of the children that it has waited for.
+pub fn spent(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
+    let (_, rest) = stat.rsplit_once(')').context("stat")?;
+    // Behind the name: utime, stime, cutime and cstime are the 12th to the 15th.
+    let ticks = rest.split_whitespace().skip(11).take(4);
+    Ok(ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / TICKS)
+}
+
 /// By the kernel's count.
 pub fn used(pid: u32) -> Result<Used> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;

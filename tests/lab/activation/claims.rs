@@ -108,22 +108,29 @@ pub fn the_way_back_leads_to_what_ran(c: &Controller, host: &Host) -> Result<(),
     holds("after the way back", (now, end), before, same)
 }
 
-/// When the agent is killed while it waits and does not come again, the host goes back none the less, and on time: by the
-/// dead-man's first line, before the second one.
+/// When the agent is killed as soon as it has written that it waits, and does not come again, the host goes back none the
+/// less, and on time: by the dead-man's first line, before the second one, and not at the activation's limit.
 pub fn the_dead_man_acts(c: &Controller, host: &Host) -> Result<(), String> {
     const SECOND_LINE: Duration = Duration::from_secs(30);
+    const ANY: &str = "[a-zA-Z]*";
     let before = links(host);
     let next = c.closure(host, "base", &[("note", "the-agent-is-gone")]);
     let ask = Ask {
         confirm_secs: 12,
         ..Ask::default()
     };
-    // Killed, kept from coming again, and reloads all through the window: each restarts relative timers.
-    let script = "until [ -e /nix/var/trueup/attempts/$order/armed-for ]; do sleep 0.1; done; unit=trueup-activate-$order.service\n\
-                  mkdir -p /run/systemd/system/$unit.d; printf '[Service]\\nRestart=no\\n' > /run/systemd/system/$unit.d/no.conf\n\
-                  systemctl daemon-reload; systemctl kill -s KILL --kill-whom=all $unit; touch /run/killed\n\
-                  for i in $(seq 20); do systemctl daemon-reload; sleep 1; done";
-    let order = c.meanwhile(host, &next, &ask, "awaitingConfirmation", script);
+    let kept_away = host.sh(
+        "d=/run/systemd/system/trueup-activate-.service.d; rm -f /run/killed; mkdir -p $d\n\
+         printf '[Service]\\nRestart=no\\n' > $d/no.conf; systemctl daemon-reload",
+    );
+    assert_eq!(kept_away.code, 0, "{kept_away:?}");
+    // Killed between this record and whatever follows it, kept from coming again, and reloads all through the window:
+    // each restarts relative timers.
+    let script = "pid=$(systemctl show --property=MainPID --value trueup-activate-$order.service)\n\
+                  until grep -q '\"kind\":\"awaiting\"' /nix/var/trueup/journal/$order; do :; done; kill -9 $pid\n\
+                  touch /run/killed; for i in $(seq 20); do systemctl daemon-reload; sleep 1; done\n\
+                  rm -r /run/systemd/system/trueup-activate-.service.d; systemctl daemon-reload";
+    let order = c.meanwhile(host, &next, &ask, ANY, script);
     wait(PATIENCE, || {
         (host.sh("test -e /run/killed").code == 0).then_some(())
     })
