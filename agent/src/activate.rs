@@ -22,7 +22,7 @@ use crate::{AgentError, contact, deadman, memory, reboot, resume};
 /// Who waits for the confirmation looks at the deadlines at least so often.
 const LOOK: Duration = Duration::from_millis(500);
 /// A confirmation that comes at once ends the wait before both lines of the dead-man are armed anew.
-const ARM_ANEW_AFTER: Duration = Duration::from_secs(1);
+const ARM_ANEW_AFTER: Duration = Duration::from_secs(3);
 /// After an error that remains, before the unit starts this anew.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// After the way back somebody must get in within the confirmation's time, but never longer than this.

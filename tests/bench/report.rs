@@ -8,7 +8,7 @@ use trueup_tests::harness::Host;
 
 use crate::Asked;
 use crate::numbers::{Outcome, Series};
-use crate::rig::{self, PATIENCE, Rig};
+use crate::rig::{PATIENCE, Rig};
 use crate::thousand;
 
 const RUNS: usize = 20;
