@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use trueup_core::agent::{End, Event, Fault, Moment, Phase, Recorded, Session, State, Step};
 use trueup_schema::ComponentName;
 use trueup_schema::status::Outcome;
-use trueup_schema::wire::{ConfirmBy, Order, Stage, SystemGoal};
+use trueup_schema::wire::{ConfirmBy, Mode, Order, Stage, SystemGoal};
 
 use crate::changes::Changes;
 use crate::component::{self, Applied, Committed, Component, Context, Parts, Refusal};
@@ -21,6 +21,8 @@ use crate::{AgentError, contact, deadman, memory, reboot, resume};
 
 /// Who waits for the confirmation looks at the deadlines at least so often.
 const LOOK: Duration = Duration::from_millis(500);
+/// Checks that took longer have used up too much of the activation's limit.
+const CHECKS_MAX: Duration = Duration::from_secs(5);
 /// A confirmation that comes at once ends the wait before both lines of the dead-man are armed anew.
 const ARM_ANEW_AFTER: Duration = Duration::from_secs(3);
 /// After an error that remains, before the unit starts this anew.
@@ -209,23 +211,27 @@ impl Run<'_> {
         self.append(Event::Recorded(recorded))
     }
 
-    /// Begun beside the checks, since both ask others and touch nothing; after a crash anew.
+    /// Begun beside the checks, since both ask others and touch nothing; after a crash, or after checks that took long, anew.
     fn arm(&mut self) -> Result<(), AgentError> {
-        let deadline = match self.arming.take().map(|(at, arming)| (at, arming.join())) {
-            Some((deadline, Ok(armed))) => {
+        let fresh = self.activation_deadline();
+        let begun = self.arming.take().map(|(at, arming)| (at, arming.join()));
+        let deadline = match begun {
+            Some((at, Ok(armed))) if fresh.at - at.at.min(fresh.at) < nanos(CHECKS_MAX) => {
                 armed?;
-                deadline
+                at
             }
-            Some((_, Err(_))) | None => {
-                let deadline = self.activation_deadline();
-                deadman::arm(&self.ctx.layout, self.ctx.order(), deadline.at)?;
-                deadline
+            _ => {
+                deadman::arm(&self.ctx.layout, self.ctx.order(), fresh.at)?;
+                fresh
             }
         };
         self.append(Event::Armed { deadline })
     }
 
     fn begin_to_arm(&mut self) {
+        if system_goal(self.ctx).map(|g| g.mode) == Some(Mode::DryActivate) {
+            return; // nothing will be touched
+        }
         let deadline = self.activation_deadline();
         let (layout, order, at) = (self.ctx.layout.clone(), self.ctx.order(), deadline.at);
         let arming = thread::spawn(move || deadman::arm(&layout, order, at));

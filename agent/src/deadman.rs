@@ -42,7 +42,10 @@ pub fn activation_unit(order: Order) -> String {
 /// each look. Later times it does not take, so a line that was armed for one is needed besides.
 pub fn bring_forward(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
     let fire = deadline.saturating_add(nanos(BEHIND));
-    Ok(files::write_json(&forward(layout, order), &fire)?)
+    Ok(files::write_json(
+        &forward(layout, order),
+        &(journal::boot_id(), fire),
+    )?)
 }
 
 fn forward(layout: &Layout, order: Order) -> PathBuf {
@@ -291,8 +294,9 @@ pub fn wait_and_act(
         }
         let now = journal::boottime();
         // What can't be read brings nothing forward: the deadline that is in memory stands.
-        let told: Option<u64> = files::read_json(&sooner).ok().flatten();
-        let deadline = told.map_or(deadline, |told| told.min(deadline));
+        let told: Option<(String, u64)> = files::read_json(&sooner).ok().flatten();
+        let told = told.filter(|(of, _)| of == boot);
+        let deadline = told.map_or(deadline, |(_, at)| at.min(deadline));
         if now >= deadline {
             break;
         }
