@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
@@ -16,8 +18,11 @@ use trueup_secrets::{
 
 /// Without anything said: a moment each.
 const COUNT: u64 = 1_500;
-/// No input of a few kilobytes may take longer, on however busy a machine.
-const SLOW: Duration = Duration::from_secs(20);
+/// No input of a few kilobytes may take this body's thread longer, counted in its own time: a busy machine takes nothing
+/// from that.
+const SLOW: Duration = Duration::from_secs(5);
+/// What never ends is told by a watcher, and ends the process.
+const STUCK: Duration = Duration::from_secs(900);
 /// Resident bytes of the whole process.
 const MEMORY_MAX: u64 = 256 << 20;
 const INPUT_MAX: usize = 8 << 10;
@@ -129,6 +134,32 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
+/// The time that this thread was given.
+fn own_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(now).unwrap()
+}
+
+/// Ends the process when one input takes for ever. `at`: the dice before each input.
+fn watch(name: &str, at: &Arc<AtomicU64>, samples: &[Vec<u8>]) {
+    let (name, samples, at) = (name.to_owned(), samples.to_vec(), Arc::downgrade(at));
+    std::thread::spawn(move || {
+        let mut last = (0, Instant::now());
+        while let Some(at) = at.upgrade() {
+            let state = at.load(Relaxed);
+            if state != last.0 {
+                last = (state, Instant::now());
+            } else if last.1.elapsed() > STUCK {
+                let input = damage(&mut Dice(state), &samples);
+                eprintln!("{name}: never ends:\n{}", String::from_utf8_lossy(&input));
+                std::process::exit(101);
+            }
+            drop(at);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+}
+
 fn fuzz(name: &str, samples: &[Vec<u8>], body: impl Fn(&[u8])) {
     let seed = number("TRUEUP_FUZZ_SEED").unwrap_or(0x5eed);
     let secs = number("TRUEUP_FUZZ_SECS").map(Duration::from_secs);
@@ -137,9 +168,12 @@ fn fuzz(name: &str, samples: &[Vec<u8>], body: impl Fn(&[u8])) {
     let mut dice = Dice(seed | 1);
     let begun = Instant::now();
     let mut done = 0;
+    let at = Arc::new(AtomicU64::new(0));
+    watch(name, &at, samples);
     while done < count && secs.is_none_or(|s| begun.elapsed() < s) {
+        at.store(dice.0, Relaxed);
         let input = damage(&mut dice, samples);
-        let one = Instant::now();
+        let one = own_time();
         let ended = catch_unwind(AssertUnwindSafe(|| body(&input)));
         let shown = || String::from_utf8_lossy(&input).into_owned();
         assert!(
@@ -148,7 +182,7 @@ fn fuzz(name: &str, samples: &[Vec<u8>], body: impl Fn(&[u8])) {
             shown()
         );
         assert!(
-            one.elapsed() < SLOW,
+            own_time().saturating_sub(one) < SLOW,
             "{name}: input {done} of seed {seed} hangs:\n{}",
             shown()
         );
