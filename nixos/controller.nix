@@ -32,6 +32,9 @@ let
   # Name of the credential to the file that it is made from.
   credentials = lib.filterAttrs (_: file: file != null) {
     "store.key" = cfg.signingKeyFile;
+    "store.next.key" = cfg.nextSigningKeyFile;
+    "intent.key" = cfg.intentKeyFile;
+    "intent.next.key" = cfg.nextIntentKeyFile;
     "ssh.key" = cfg.ssh.keyFile;
     "git.token" = cfg.repository.tokenFile;
     "git.key" = cfg.repository.sshKeyFile;
@@ -63,7 +66,12 @@ let
       inherit stateDir;
       listen.socket = socket;
       hub.store = cfg.hub.store;
-      signing.keyFile = given "store.key";
+      signing = {
+        keyFile = given "store.key";
+        nextKeyFile = given "store.next.key";
+        intentKeyFile = given "intent.key";
+        nextIntentKeyFile = given "intent.next.key";
+      };
       ssh = {
         identityFile = given "ssh.key";
         configFile =
@@ -192,6 +200,36 @@ in
       description = ''
         The key that signs store paths, as `nix key generate-secret` writes it. Given to the service as a systemd
         credential. `null` means that one is made at the first start, as `${stateDir}/keys/store.key`.
+      '';
+    };
+
+    nextSigningKeyFile = mkOption {
+      type = types.nullOr ours.secretFile;
+      default = null;
+      example = "/run/secrets/trueup-store-key-2";
+      description = ''
+        The key that comes after `signingKeyFile`: both sign. When `trueup keys status` says that every host has it, it
+        becomes `signingKeyFile`.
+      '';
+    };
+
+    intentKeyFile = mkOption {
+      type = types.nullOr ours.secretFile;
+      default = null;
+      example = "/run/secrets/trueup-intent-key";
+      description = ''
+        The key that signs intents: 32 bytes in base 64. Given to the service as a systemd credential. `null` means that
+        one is made at the first start, as `${stateDir}/keys/intent.key`.
+      '';
+    };
+
+    nextIntentKeyFile = mkOption {
+      type = types.nullOr ours.secretFile;
+      default = null;
+      example = "/run/secrets/trueup-intent-key-2";
+      description = ''
+        The key that comes after `intentKeyFile`: hosts are told to obey both. When `trueup keys status` says that every
+        host does, it becomes `intentKeyFile`.
       '';
     };
 

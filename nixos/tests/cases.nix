@@ -40,6 +40,8 @@ in
       ssh.keyFile = "/run/secrets/ssh-key";
       ssh.extraConfig = "Host db-1\n  ProxyJump bastion.example.org\n";
       signingKeyFile = "/run/secrets/store-key";
+      nextSigningKeyFile = "/run/secrets/store-key-2";
+      intentKeyFile = "/run/secrets/intent-key";
       credentials.chat = "/run/secrets/chat";
       operators = [ "ana" ];
       limits.builds = 4;

@@ -491,3 +491,46 @@ fn roots_protect_what_is_wanted_from_the_collector_and_no_more() {
         assert!(!nix.is_valid(&a.out).await);
     });
 }
+
+#[test]
+fn during_a_rotation_both_keys_sign_what_the_old_one_signed_and_nothing_of_others() {
+    let dir = Dir::new();
+    let Some(nix) = nix(dir.path()) else { return };
+    let keys = dir.path().join("keys");
+    let old = StoreKey::load_or_make(&keys, "test-1").unwrap();
+    let next = old.make_next(&keys).unwrap();
+    let stranger = StoreKey::load_or_make(&dir.path().join("others"), "others-1").unwrap();
+    let tree = dir.tree("flake.nix", FLAKE);
+    local(async {
+        let found = evaluated(&nix, &tree, vec![want("good")]).await;
+        let good = found["good"].as_ref().unwrap();
+        done(&nix, good, "x").await;
+        nix.sign(&good.out).await.unwrap();
+        let of = async |nix: &Nix| {
+            let all = nix.signers(std::slice::from_ref(&good.out)).await;
+            all[&good.out].clone()
+        };
+        assert_eq!(of(&nix).await, ["test-1"]);
+        // In another hub it is nobody's own: that it was ours is known by the old key's signature alone.
+        let from = dir.path().join("store");
+        for (name, ring, wanted) in [
+            ("second", vec![&old, &next], vec!["test-1", "test-2"]),
+            ("third", vec![&stranger], vec!["test-1"]),
+        ] {
+            let hub = nix_with(dir.path(), |s| {
+                s.store = Some(dir.path().join(name).to_str().unwrap().to_owned());
+                s.state = dir.path().join(format!("state-{name}"));
+                let ring = ring.iter().map(|k| (k.file.clone(), k.public.clone()));
+                *s.ring.write().unwrap() = ring.collect();
+            })
+            .unwrap();
+            let args = ["copy", "--no-check-sigs", "--from", from.to_str().unwrap(), "--to"];
+            let to = dir.path().join(name);
+            must_nix(&nix, &args, &[to.to_str().unwrap(), good.out.as_str()]).await;
+            hub.sign(&good.out).await.unwrap();
+            let mut signers = of(&hub).await;
+            signers.sort();
+            assert_eq!(signers, wanted, "{name}");
+        }
+    });
+}

@@ -8,6 +8,7 @@ mod forced;
 mod hosts;
 mod hub;
 mod itself;
+mod keys;
 mod reboot;
 mod secrets;
 mod stc;
