@@ -524,7 +524,13 @@ fn during_a_rotation_both_keys_sign_what_the_old_one_signed_and_nothing_of_other
                 *s.ring.write().unwrap() = ring.collect();
             })
             .unwrap();
-            let args = ["copy", "--no-check-sigs", "--from", from.to_str().unwrap(), "--to"];
+            let args = [
+                "copy",
+                "--no-check-sigs",
+                "--from",
+                from.to_str().unwrap(),
+                "--to",
+            ];
             let to = dir.path().join(name);
             must_nix(&nix, &args, &[to.to_str().unwrap(), good.out.as_str()]).await;
             hub.sign(&good.out).await.unwrap();

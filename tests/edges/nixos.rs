@@ -174,7 +174,10 @@ fn the_settings_of_the_module_are_ones_that_trueup_takes() {
     let full = read("controllerWithKeys");
     let credential = |n: &str| PathBuf::from("/run/credentials/trueup-controller.service").join(n);
     assert_eq!(full.signing_key_file, Some(credential("store.key")));
-    assert_eq!(full.next_signing_key_file, Some(credential("store.next.key")));
+    assert_eq!(
+        full.next_signing_key_file,
+        Some(credential("store.next.key"))
+    );
     assert_eq!(full.intent_key_file, Some(credential("intent.key")));
     assert_eq!(full.next_intent_key_file, None);
     assert_eq!(full.ssh_identity_file, Some(credential("ssh.key")));

@@ -23,7 +23,11 @@ fn becomes(world: &World, wanted: &[&str]) {
         (pinned(world) == wanted).then_some(())
     });
     let found = pinned(world);
-    assert!(is.is_some(), "{found:?}, not {wanted:?}:\n{}", world.log_tail());
+    assert!(
+        is.is_some(),
+        "{found:?}, not {wanted:?}:\n{}",
+        world.log_tail()
+    );
 }
 
 fn status(world: &World) -> Value {
@@ -46,11 +50,17 @@ fn an_intent_key_is_rotated_over_hosts_that_obey_both_meanwhile() {
     world.commit("the first", &[]).unwrap();
     world.start_and_wait().unwrap();
     world.all_ready(&[HOST]).unwrap();
-    let old = status(&world)["intent"]["current"].as_str().unwrap().to_owned();
+    let old = status(&world)["intent"]["current"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(pinned(&world), [old.as_str()], "at first contact");
 
     world.trueup(&["keys", "rotate", "intent"]).unwrap();
-    let new = status(&world)["intent"]["next"].as_str().unwrap().to_owned();
+    let new = status(&world)["intent"]["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     becomes(&world, &[&new, &old]);
     // In the middle of it the controller is killed, and what both sign is taken.
     world.kill();

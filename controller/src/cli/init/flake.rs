@@ -347,7 +347,7 @@ pub fn of_colmena(draft: &mut Draft, defaults: &Value, node: &Value, out: &mut D
             }
             _ => draft.address = Some(address),
         }
-    } else if node["targetHost"]["v"].is_null() && node["targetHost"].is_object() {
+    } else if node["targetHost"].get("v").is_some_and(Value::is_null) {
         out.note(&attribute, "colmena does not reach it over SSH (targetHost = null): its address is taken to be its name");
     }
     if let Some(user) = from.user("targetUser", out)
