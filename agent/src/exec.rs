@@ -84,15 +84,19 @@ pub fn tool(name: &str) -> Result<PathBuf, ExecError> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the agent's exec room")]
-fn command(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
+fn bare(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut c = Command::new(program);
     c.args(args)
         .env_clear()
         .env("PATH", PATH)
         .envs(env.iter().copied())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .process_group(0);
+        .current_dir("/");
+    c
+}
+
+fn command(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut c = bare(program, args, env);
+    c.stdin(Stdio::null()).process_group(0);
     c
 }
 
@@ -198,7 +202,8 @@ pub fn replace(program: &Path, args: &[&str]) -> ExecError {
         "NIX_SSL_CERT_FILE",
         "SSL_CERT_FILE",
     ];
-    let mut c = command(program, args, &[]);
+    // In the process group that it has: a session's leader, which sshd makes of what it starts, may not change it.
+    let mut c = bare(program, args, &[]);
     c.stdin(Stdio::inherit())
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit());

@@ -223,6 +223,8 @@ fn set() -> Option<Itself> {
     );
     upload(&hub, settings.as_bytes(), "/srv/trueup.yaml");
     upload(&hub, b"", "/srv/ssh_config");
+    // As on any machine with systemd; a lab host's root is private, and credentials would be mounted where no unit sees them.
+    hub.read(&["mount", "--make-rshared", "/"]);
     // A closure that was installed by hand runs the controller for the first time.
     let made = hub.sh("git init --quiet --bare --initial-branch=main /srv/fleet.git && mkdir -p /nix/var/nix/gcroots/trueup");
     assert_eq!(made.code, 0, "{made:?}");

@@ -212,14 +212,19 @@ impl Nix {
             // After `--store`, which `spec` puts at the end.
             *last = store.into();
         }
-        // What is built is signed as it becomes valid, where no daemon builds: a process less between build and copy.
-        let keys = self.signing_keys();
-        let keys: Vec<String> = keys.iter().map(|(f, _)| f.display().to_string()).collect();
-        let config = format!(
-            "{}\nextra-secret-key-files = {}\n",
-            self.config(),
-            keys.join(" ")
-        );
+        // What is built is signed as it becomes valid, where no daemon builds: a process less between build and copy. A
+        // daemon that trusts us would read the files itself, and may not see them: systemd mounts credentials for us alone.
+        let mut config = self.config();
+        if self
+            .settings
+            .store
+            .as_deref()
+            .is_some_and(|s| s.starts_with('/'))
+        {
+            let keys = self.signing_keys();
+            let keys: Vec<String> = keys.iter().map(|(f, _)| f.display().to_string()).collect();
+            config.push_str(&format!("\nextra-secret-key-files = {}\n", keys.join(" ")));
+        }
         spec.env.insert("NIX_CONFIG".to_owned(), config.into());
         let mut running = exec::stream(spec).map_err(|e| e.to_string())?;
         let records = self.settings.state.join(built::FOLDER);
