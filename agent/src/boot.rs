@@ -84,7 +84,10 @@ fn copies_in(root: &Path, loader: &str) -> Option<PathBuf> {
         "extlinux" => &["boot/nixos"],
         _ => &[],
     };
-    places.iter().map(|p| root.join(p)).find(|p| p.is_dir())
+    let found = places.iter().map(|p| root.join(p)).find(|p| p.is_dir());
+    // Before the first copy there is the partition alone.
+    let partition = || entries_in(root)?.ancestors().nth(2).map(Path::to_owned);
+    found.or_else(|| (loader == "systemd-boot").then(partition)?)
 }
 
 /// The folder of systemd-boot's entries.
@@ -209,6 +212,19 @@ mod tests {
         let got = detect_in(dir.path());
         assert_eq!(got.loader, INIT_LINK);
         assert_eq!(got.closure.map(|p| p.to_string()), Some(A.to_owned()));
+    }
+
+    #[test]
+    fn before_the_first_copy_the_partition_itself_must_have_room() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(copies_in(dir.path(), "systemd-boot"), None);
+        let esp = dir.path().join("boot");
+        fs::create_dir_all(esp.join("loader/entries")).expect("made");
+        assert_eq!(copies_in(dir.path(), "systemd-boot"), Some(esp.clone()));
+        assert_eq!(copies_in(dir.path(), "extlinux"), None);
+        fs::create_dir_all(esp.join("EFI/nixos")).expect("made");
+        let copies = copies_in(dir.path(), "systemd-boot");
+        assert_eq!(copies, Some(esp.join("EFI/nixos")));
     }
 
     #[test]
