@@ -303,6 +303,15 @@ in
         example = 16;
         description = "Builds that are asked of Nix at the same time; `null` means 8.";
       };
+      releasedRoots = mkOption {
+        type = types.nullOr ours.duration;
+        default = null;
+        example = "720h";
+        description = ''
+          How long a host that the trunk no longer has is remembered, and its closures kept in the hub's store; `null`
+          means a week.
+        '';
+      };
     };
 
     operators = mkOption {

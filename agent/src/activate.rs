@@ -350,9 +350,11 @@ impl Run<'_> {
         loop {
             let now = journal::boottime();
             if !self.state().good && now >= settled.min(deadline.at) {
-                for (_, part) in &mut self.parts {
+                for (name, part) in &mut self.parts {
                     if let Some(fault) = part.judge(self.ctx)? {
-                        return Ok(Event::RollingBack(fault));
+                        // Who finds it is to blame, and no goal beside it.
+                        let component = fault.component.clone().or_else(|| Some(name.clone()));
+                        return Ok(Event::RollingBack(Fault { component, ..fault }));
                     }
                 }
                 return Ok(Event::JudgedGood);

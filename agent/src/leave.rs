@@ -113,16 +113,33 @@ fn secrets(farewell: &mut Farewell) {
     ));
 }
 
+/// Links of ours; a hub that is a host too has its own beside them, and those stay.
 fn roots(farewell: &mut Farewell) -> Result<(), AgentError> {
     let dir = Path::new(files::ROOTS);
-    let count = fs::read_dir(dir).map_or(0, |d| d.flatten().count());
-    if remove(dir)? {
+    let mut count = 0_u32;
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_ours(&name) {
+            let path = entry.path();
+            let gone = fs::remove_file(&path);
+            gone.map_err(|source| files::FileError::Write { path, source })?;
+            count += 1;
+        }
+    }
+    if count > 0 {
         farewell.removed.push(format!(
             "{count} roots of the garbage collector ({})",
             dir.display()
         ));
     }
+    // Only where nothing else is in it.
+    let _others = fs::remove_dir(dir);
     Ok(())
+}
+
+fn is_ours(name: &str) -> bool {
+    let kinds = ["agent-", "candidate-", "recorded-", "wanted-"];
+    name == "agent" || kinds.iter().any(|kind| name.starts_with(kind))
 }
 
 fn state(layout: &Layout, farewell: &mut Farewell) -> Result<(), AgentError> {
@@ -149,5 +166,26 @@ fn remove(dir: &Path) -> Result<bool, AgentError> {
             source,
         }
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_of_a_hub_are_not_the_agents() {
+        for ours in [
+            "agent",
+            "agent-1-2",
+            "candidate-1-2.x",
+            "recorded-1-2",
+            "wanted-x",
+        ] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["hub-web-1-x", "agents", "kept"] {
+            assert!(!is_ours(other), "{other}");
+        }
     }
 }

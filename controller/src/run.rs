@@ -180,6 +180,7 @@ fn engine_settings(
         fence,
         poll_interval: settings.repository.interval,
         max_builds: settings.limits.builds as usize,
+        released_roots: settings.limits.released_roots,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         // Where there is none, the controller is on no host of a fleet.
         machine_id: std::fs::read_to_string("/etc/machine-id")

@@ -215,6 +215,19 @@ fn begun(m: &mut Memory, claim: &Claim, now: Timestamp, out: &mut Effects) {
         .push(note(Severity::Info, Reason::ActivationStarted, text));
 }
 
+/// Which of the attempt's goals is at fault: the host says so by what it will not take again. One that does not say (an
+/// older agent, or a window without contact, of which only we know how often) means the claim's.
+fn blamed(claim: &Claim, report: &Report) -> Digest {
+    let there = |digest: &Digest| {
+        let mut all = report.components.iter();
+        all.any(|c| c.quarantined.contains(digest))
+    };
+    match &claim.secrets {
+        Some(secrets) if !there(&claim.digest) && there(secrets) => secrets.clone(),
+        _ => claim.digest.clone(),
+    }
+}
+
 fn ended(
     m: &mut Memory,
     claim: &Claim,
@@ -267,7 +280,7 @@ fn ended(
             }
         }
         Outcome::RebootRequired | Outcome::Superseded => {}
-        _ => failed(m, a, &digest, &message, now, seed, out),
+        _ => failed(m, a, &blamed(claim, report), &message, now, seed, out),
     }
     m.ended = Some(Ended {
         order: a.order,
@@ -463,3 +476,7 @@ pub fn next_order(m: &Memory) -> Order {
         serial: m.order.serial + 1,
     }
 }
+
+#[cfg(test)]
+#[path = "absorb_tests.rs"]
+mod tests;

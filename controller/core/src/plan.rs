@@ -223,4 +223,4 @@ fn change(view: &HostView<'_>) -> Change {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,7 @@ use super::*;
 use crate::host::Wanted;
 use crate::standing::Standing;
 
-fn wanted(text: &str) -> Wanted {
+pub(crate) fn wanted(text: &str) -> Wanted {
     let hash = Digest::of(text.as_bytes()).as_str()[..32].replace('e', "x");
     let closure: StorePath = format!("/nix/store/{hash}-nixos-{text}").parse().unwrap();
     Wanted {
@@ -49,11 +49,11 @@ fn manifest(name: &str, role: &str) -> ResolvedHost {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-fn host(name: &str, role: &str, runs: &str, to: &str) -> Standing {
+pub(crate) fn host(name: &str, role: &str, runs: &str, to: &str) -> Standing {
     let revision = Revision::new("main", &"a".repeat(40)).unwrap();
     let runs = wanted(runs);
     let to = Work::Done(wanted(to));

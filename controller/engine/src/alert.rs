@@ -14,8 +14,8 @@ use trueup_schema::status::{Event, Reason, Severity, Subject};
 use trueup_schema::{ErrorClass, Timestamp};
 
 use crate::ports::{AlertError, MAX_CHANGES, MAX_OPS, Mono};
-use crate::record::Outgoing;
-use crate::state::{Shared, State, delete, note};
+use crate::record::{Outgoing, SinkTold};
+use crate::state::{Shared, State, delete, note, put};
 
 /// Messages that wait, at most: a sink that is gone for good must not fill the db. What comes later is in the events only.
 pub(crate) const OUTBOX_MAX: usize = 1000;
@@ -33,6 +33,21 @@ pub(crate) struct Sink {
     failures: u32,
     refused: u32,
     due: Duration,
+    /// That it does not take alerts is an event already; kept over a restart.
+    told: bool,
+}
+
+/// Sinks that did not take alerts when the controller ended: that is no news until one takes an alert again.
+pub(crate) fn told_before(alerts: Vec<String>) -> BTreeMap<String, Sink> {
+    let known = |alert| {
+        let told = true;
+        let sink = Sink {
+            told,
+            ..Sink::default()
+        };
+        (alert, sink)
+    };
+    alerts.into_iter().map(known).collect()
 }
 
 /// The messages that follow from these events, and an event of its own if some found no place.
@@ -142,7 +157,7 @@ async fn deliver(sh: Rc<Shared>, message: Outgoing) {
 /// What becomes of a message: gone from the outbox, or tried again.
 async fn settle(sh: &Rc<Shared>, message: &Outgoing, sent: Result<(), AlertError>) {
     let (mono, now) = (sh.ports.rt.mono().0, sh.now());
-    let mut events = Vec::new();
+    let (mut events, mut ops) = (Vec::new(), Vec::new());
     let done = {
         let mut state = sh.state.borrow_mut();
         let sink = state.sinks.entry(message.alert.clone()).or_default();
@@ -150,6 +165,9 @@ async fn settle(sh: &Rc<Shared>, message: &Outgoing, sent: Result<(), AlertError
             Ok(()) => {
                 sink.failures = 0;
                 sink.refused = 0;
+                if std::mem::take(&mut sink.told) {
+                    ops.extend(delete("sinks", &message.alert));
+                }
                 true
             }
             Err(e) => {
@@ -157,10 +175,14 @@ async fn settle(sh: &Rc<Shared>, message: &Outgoing, sent: Result<(), AlertError
                 sink.refused += u32::from(e.class != ErrorClass::Transient);
                 sink.due = mono + backoff::delay(sink.failures, sh.ports.rt.random());
                 let given_up = sink.refused >= REFUSED_MAX || is_old(message, now);
-                let tell = sink.failures == TELL_AFTER;
+                let tell = sink.failures >= TELL_AFTER && !sink.told;
                 if given_up {
                     sink.refused = 0;
                     sink.due = mono;
+                }
+                if tell {
+                    sink.told = true;
+                    ops.extend(put("sinks", &message.alert, &SinkTold { at: now }));
                 }
                 if given_up || tell {
                     events.push(failed(sh, message, e, given_up));
@@ -169,7 +191,6 @@ async fn settle(sh: &Rc<Shared>, message: &Outgoing, sent: Result<(), AlertError
             }
         }
     };
-    let mut ops = Vec::new();
     if done {
         ops.extend(delete("outbox", &message.id));
     }

@@ -22,6 +22,7 @@ pub(crate) struct Stored {
     pub fleet: Option<FleetRecord>,
     pub outbox: BTreeMap<String, Outgoing>,
     pub released: BTreeMap<HostName, Released>,
+    pub sinks_told: Vec<String>,
     pub inputs: Inputs,
 }
 
@@ -75,6 +76,11 @@ pub(crate) async fn stored(db: &dyn Db) -> Result<Stored, DbError> {
         source: one(db, "source").await?.unwrap_or_default(),
         fleet: one(db, "fleet").await?,
         outbox: all(db, record::OUTBOX).await?.into_iter().collect(),
+        sinks_told: all::<record::SinkTold>(db, record::SINKS)
+            .await?
+            .into_iter()
+            .map(|(alert, _)| alert)
+            .collect(),
         released: all::<Released>(db, record::RELEASED)
             .await?
             .into_iter()

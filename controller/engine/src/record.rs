@@ -19,6 +19,7 @@
 //! | `/left/<name>` | [`Left`]; the engine sets `doneAt` | API (`adopt` deletes it), then wake |
 //! | `/history/<name>` | attempts that the host began, at most [`trueup_core::history::HISTORY_MAX`] | engine |
 //! | `/released/<name>` | [`Released`]: what is known of a host that the trunk no longer has | engine |
+//! | `/sinks/<alert>` | [`SinkTold`]: it is an event already that this sink does not take alerts | engine |
 //! | `/meta/accept` | [`SourceAccept`]: `trueup source accept <sha1>` | API, then wake |
 
 use serde::de::DeserializeOwned;
@@ -57,6 +58,8 @@ pub const BUILDS: &str = "/builds/";
 pub const BUILDERS: &str = "/builders/";
 /// Prefix of all evaluations.
 pub const EVALUATIONS: &str = "/evaluations/";
+/// Prefix of sinks that do not take alerts, and of which that was told.
+pub const SINKS: &str = "/sinks/";
 /// Prefix of all messages to sinks.
 pub const OUTBOX: &str = "/outbox/";
 
@@ -176,6 +179,14 @@ pub struct FleetRecord {
     pub fleet: ResolvedFleet,
     /// Sinks, so that what happens before the manifests are read again is told too.
     pub alerts: BTreeMap<String, ResolvedAlert>,
+}
+
+/// That a sink does not take alerts was told; deleted once it takes one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkTold {
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A message to a sink, written with the event that it tells of and deleted once the sink took it.

@@ -211,6 +211,15 @@ pub(super) async fn leave<D: Db>(
     Ok(Leaving { left: left.into() })
 }
 
+/// A host that was left is not asked for anything, so a request would never be handled.
+pub(super) async fn refuse_left<D: Db>(state: &State<D>, host: &HostName) -> Result<(), ApiError> {
+    let left = read::one::<D, Left>(state, "left", host.as_str()).await?;
+    match left.filter(|(l, _)| l.managed) {
+        Some(_) => Err(refused(AskError::Left(host.clone()))),
+        None => Ok(()),
+    }
+}
+
 pub(super) async fn left<D: Db>(
     state: &State<D>,
     host: &HostName,

@@ -111,6 +111,7 @@ pub(super) async fn reconcile<D: Db>(
         let record = read::record(state, host).await?;
         let suspension = read::one::<D, Suspension>(state, "suspensions", host.as_str()).await?;
         refuse_suspended(&record, suspension.as_ref().map(|(s, _)| s), now)?;
+        byhand::refuse_left(state, host).await?;
     }
     let mut targets: Vec<Option<HostName>> = asked.hosts.into_iter().map(Some).collect();
     targets.sort();

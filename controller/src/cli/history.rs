@@ -62,9 +62,12 @@ fn row(a: &Object<Attempt>, host: &HostName, now: Timestamp) -> Vec<String> {
     };
     let said = s.reason.as_deref().filter(|r| !r.is_empty());
     let end = brief(&s.message, Some(host));
-    let why = match said {
-        Some(reason) => format!("{reason} ({end})"),
-        None => end,
+    // An end that says no more than its name is not said twice.
+    let end = Some(end).filter(|e| *e != s.outcome.to_string());
+    let why = match (said, end) {
+        (Some(reason), Some(end)) => format!("{reason} ({end})"),
+        (Some(reason), None) => reason.to_owned(),
+        (None, end) => end.unwrap_or_default(),
     };
     vec![
         a.metadata.name.clone(),

@@ -99,6 +99,7 @@ pub struct LimitsFragment {
     pub evaluation_timeout: Option<Duration>,
     pub build_silence: Option<Duration>,
     pub builds: Option<u32>,
+    pub released_roots: Option<Duration>,
 }
 
 /// How the Git host knows us. Files, never the secrets themselves.

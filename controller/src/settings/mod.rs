@@ -101,6 +101,8 @@ pub struct Limits {
     pub build_silence: StdDuration,
     /// Builds that trueup asks Nix for at the same time.
     pub builds: u32,
+    /// How long a host that the trunk no longer has is remembered, and its closures kept in the hub's store.
+    pub released_roots: StdDuration,
 }
 
 impl Default for Limits {
@@ -111,6 +113,7 @@ impl Default for Limits {
             evaluation_timeout: StdDuration::from_secs(30 * 60),
             build_silence: StdDuration::from_secs(30 * 60),
             builds: 8,
+            released_roots: trueup_engine::RELEASED_ROOTS,
         }
     }
 }

@@ -183,5 +183,6 @@ fn limits(given: &LimitsFragment, wrong: &mut Vec<String>) -> Limits {
             .evaluation_timeout
             .map_or(d.evaluation_timeout, Duration::get),
         build_silence: given.build_silence.map_or(d.build_silence, Duration::get),
+        released_roots: given.released_roots.map_or(d.released_roots, Duration::get),
     }
 }

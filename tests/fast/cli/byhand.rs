@@ -38,6 +38,7 @@ fn a_host_that_does_not_answer_is_left_when_it_does_and_that_can_be_taken_back()
     });
     let second = place.transcript(&[
         &["rollback", "host/web-1"],
+        &["reconcile", "--host", "web-1"],
         &["adopt", "host/web-1"],
         &["events", "web-1", "--kind", "LeaveReq"],
     ]);

@@ -8,7 +8,7 @@ use trueup_schema::wire::{Mode, Report};
 use trueup_schema::{Digest, Timestamp};
 
 use super::talk::{Talk, held};
-use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Step};
+use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Runs, Step, has_secrets};
 use crate::conditions::{State, Verdict};
 use crate::host::{ClosureStage, Wanted, Work};
 use crate::way::{self, Way};
@@ -96,6 +96,22 @@ pub(super) fn secrets(
     }
     d.verdict.drifted = drifted.map(str::to_owned);
     d
+}
+
+/// Secrets that hurt the host, of a goal that needs them: what runs with them would not run without, so it waits too.
+pub(super) fn with_secrets_that_hurt(
+    t: &Talk<'_, '_>,
+    system: &Wanted,
+    report: &Report,
+) -> Option<Decision> {
+    let wanted = t.view.secrets.filter(|_| !t.view.memory.retry)?;
+    let missing = has_secrets(report, Some(wanted)) == Runs::Other;
+    let alone = Wanted {
+        digest: wanted.digest.clone(),
+        ..system.clone()
+    };
+    let verdict = missing.then(|| not_again(t, &alone, report, false))??;
+    (verdict.reason == Reason::Quarantined).then(|| t.look_or_wait(verdict))
 }
 
 /// The way from a goal that does not run to one that is offered.

@@ -22,7 +22,7 @@ use crate::host::{HostView, Work};
 use crate::rollback::effective;
 use crate::way::{self, Way};
 use claim::with_claim;
-use deliver::{deliver, drift, secrets};
+use deliver::{deliver, drift, secrets, with_secrets_that_hurt};
 use orphan::orphan;
 use ours::ours;
 pub use reboot::REBOOT_MAX;
@@ -217,6 +217,7 @@ pub fn decide(view: &HostView<'_>, now: Timestamp, seed: u64) -> Decision {
             t.look_or_wait_until(verdict, way::opens(view.manifest, now))
         }
         Runs::Drifted(what) => drift(&t, wanted, report, &what),
-        Runs::Other => deliver(&t, wanted, report, None),
+        Runs::Other => with_secrets_that_hurt(&t, wanted, report)
+            .unwrap_or_else(|| deliver(&t, wanted, report, None)),
     }
 }

@@ -80,6 +80,7 @@ async fn load(ports: &Ports) -> Result<State, DbError> {
         source: stored.source,
         outbox: stored.outbox,
         released: stored.released,
+        sinks: alert::told_before(stored.sinks_told),
         alerts: stored.fleet.map(|f| f.alerts).unwrap_or_default(),
         ..State::default()
     };
