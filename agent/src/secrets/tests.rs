@@ -398,6 +398,7 @@ fn what_the_early_unit_brought_back_of_a_commit_that_does_not_last_goes_back() {
     assert_eq!(restart.into_iter().collect::<Vec<_>>(), ["a.service"]);
     // The same where nothing was kept before.
     kept::keep(&world.layout(), &secrets_digest(&new), &new).expect("kept");
+    cut_the_power(&world);
     restore(&world.layout(), &world.places(), false).expect("the early unit");
     fs::remove_file(world.layout().file("secrets.json")).expect("removed");
     part.after_boot(&world.layout(), &Before::default())

@@ -1,6 +1,5 @@
-use super::super::SqliteDb;
-use super::super::{FILE, check};
 use super::*;
+use crate::edge::db::{FILE, OpenError, SqliteDb, check};
 use trueup_engine::ports::{Key, Op, Txn};
 
 /// What the release before wrote: a controller with three hosts, as SQL.
@@ -42,7 +41,7 @@ async fn open_as(folder: &Path, layout: i64) -> SqliteDb {
     for _ in 0..6000 {
         match SqliteDb::open_as(folder, layout) {
             Ok(db) => return db,
-            Err(super::super::OpenError::Locked { .. }) => {
+            Err(OpenError::Locked { .. }) => {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
             Err(e) => panic!("{e}"),
@@ -127,7 +126,7 @@ async fn without_a_backup_an_older_release_refuses_and_touches_nothing() {
     let said = loop {
         match SqliteDb::open_as(folder.path(), 1) {
             Ok(_) => panic!("opened"),
-            Err(super::super::OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
             Err(e) => break e.to_string(),
         }
     };
