@@ -118,6 +118,29 @@ impl Nix {
         .boxed_local()
     }
 
+    /// A flake's files have to lie on this machine to be read.
+    pub(super) fn own_store(&self) -> Vec<OsString> {
+        match self.hub {
+            Some(_) => vec!["--eval-store".into(), self.evaluation_store().into()],
+            None => Vec::new(),
+        }
+    }
+
+    /// A store in a folder is made by the first that opens it, and two that make it at once fail: so one does, before all.
+    pub(super) async fn open_store(&self) {
+        if self.settings.store.is_none() {
+            return;
+        }
+        let mut args: Vec<OsString> = ["eval", "--expr", "1"].map(OsString::from).into();
+        args.extend(self.own_store());
+        let limits = Limits {
+            wall: super::QUESTION_WALL,
+            ..Limits::default()
+        };
+        // What is wrong with it the evaluation tells.
+        let _told_later = exec::run(&self.spec(args, limits)).await;
+    }
+
     async fn alone(&self, tree: &Tree, want: EvalWant, wall: Duration) -> Result1 {
         let one = std::slice::from_ref(&want);
         let result = self.together(tree, one, wall).await.and_then(|found| {
@@ -134,6 +157,7 @@ impl Nix {
         wall: Duration,
     ) -> Result<Vec<Result1>, EvalFailure> {
         let _permit = self.evaluating.acquire().await;
+        self.opened.get_or_init(|| self.open_store()).await;
         let mut selected = Vec::new();
         for want in wants {
             let parts = expression::parts(&want.attribute)
@@ -146,10 +170,7 @@ impl Nix {
             return Err(desired(&format!("`{file}` is no file of the repository")));
         }
         let mut args = arguments(tree, file, expression);
-        if self.hub.is_some() {
-            // A flake's files have to lie on this machine to be read.
-            args.extend(["--eval-store".into(), self.evaluation_store().into()]);
-        }
+        args.extend(self.own_store());
         let limits = Limits {
             wall,
             output: OUTPUT_BYTES,

@@ -79,6 +79,8 @@ pub struct Nix {
     told: Arc<tokio::sync::Mutex<Option<(String, String)>>>,
     /// One change of the hub's roots at a time.
     roots: Arc<tokio::sync::Mutex<()>>,
+    /// The store that evaluations write to is there.
+    opened: Arc<tokio::sync::OnceCell<()>>,
 }
 
 impl Nix {
@@ -94,6 +96,7 @@ impl Nix {
             caches: Arc::default(),
             told: Arc::default(),
             roots: Arc::default(),
+            opened: Arc::default(),
         }
     }
 

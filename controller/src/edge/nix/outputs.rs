@@ -135,15 +135,14 @@ impl Nix {
         wall: Duration,
     ) -> Result<Value, EvalFailure> {
         let _permit = self.evaluating.acquire().await;
+        self.opened.get_or_init(|| self.open_store()).await;
         let mut installable = flake.as_os_str().to_owned();
         installable.push("#.");
         let mut args: Vec<OsString> = ["eval", "--json", "--no-write-lock-file"]
             .map(Into::into)
             .to_vec();
         args.extend([installable, "--apply".into(), function.into()]);
-        if self.hub.is_some() {
-            args.extend(["--eval-store".into(), self.evaluation_store().into()]);
-        }
+        args.extend(self.own_store());
         let limits = Limits {
             wall,
             output: OUTPUT_BYTES,
