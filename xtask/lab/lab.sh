@@ -117,10 +117,15 @@ check() {
 cgroup_root() { if [ -d /sys/fs/cgroup/unified ]; then echo /sys/fs/cgroup/unified; else echo /sys/fs/cgroup; fi; }
 cgroup_lab() { echo "$(cgroup_root)/trueup-lab/$ID"; }
 
+# Never half-written: who reads it meanwhile would take the lab for one without an owner, and destroy it.
+own() { # PID
+  local stamp; stamp=$(stamp_of "$1") && echo "$stamp" > "$LAB/owner.$BASHPID" && mv "$LAB/owner.$BASHPID" "$LAB/owner"
+}
+
 prepare() {
   need_tools; make_base
   mkdir -p "$LAB"
-  [ -z "${TRUEUP_LAB_OWNER:-}" ] || stamp_of "$TRUEUP_LAB_OWNER" > "$LAB/owner"
+  [ -z "${TRUEUP_LAB_OWNER:-}" ] || own "$TRUEUP_LAB_OWNER"
   # one kernel for all hosts: systemd needs inotify instances, and 128 are too few for a dozen
   [ "$(cat /proc/sys/fs/inotify/max_user_instances)" -ge 4096 ] || echo 4096 > /proc/sys/fs/inotify/max_user_instances 2>/dev/null || :
   # an overlay's upper folder cannot lie on an overlay (inside Docker, say): memory then
@@ -335,7 +340,7 @@ claim() { # PID
   local i
   for i in $(seq $ID_FIRST_CLAIMED $ID_LAST); do
     mkdir "$LABS/$i" 2>/dev/null || continue
-    stamp_of "$1" > "$LABS/$i/owner" || { rm -r "${LABS:?}/$i"; die "no process $1"; }
+    use_lab "$i"; own "$1" || { rm -r "${LABS:?}/$i"; die "no process $1"; }
     # When the owner is gone, also by kill -9, the lab goes too; `reap` is for when this guard was killed as well.
     ( setsid bash "$SELF" __guard "$1" & ) </dev/null >/dev/null 2>&1 8>&- 9>&-
     echo "$i"; return
@@ -346,9 +351,11 @@ reap() {
   local d
   for d in "$LABS"/*/; do
     [ -s "$d/owner" ] && ! stamp_lives "$d/owner" || continue
-    say "lab $(basename "$d") has lost its owner"; use_lab "$(basename "$d")"
+    use_lab "$(basename "$d")"
     # What its owner's last command is doing to it comes first.
-    exec 8>"/run/lock/trueup-lab-$ID.lock"; flock 8; down_all; exec 8>&-
+    exec 8>"/run/lock/trueup-lab-$ID.lock"; flock 8
+    stamp_lives "$d/owner" || { say "lab $ID has lost its owner"; down_all; }
+    exec 8>&-
   done
 }
 
