@@ -30,6 +30,9 @@ const GIVE_UP_PAUSE: Duration = Duration::from_secs(2);
 /// After the way back somebody must get in within the confirmation's time, but never longer than this.
 const CONTACT_MAX_SECS: u64 = 300;
 
+/// The activation's limit of an intent that changes no system.
+const ACTIVATION_SECS: u64 = 900;
+
 /// What `confirm` leaves for the activation's process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Confirmation {
@@ -140,7 +143,7 @@ impl Run<'_> {
             }
             Step::Verify => self.verify()?,
             Step::CloseAfterReboot if self.came_up() => {
-                let limit = system_goal(self.ctx).map_or(900, |g| g.activation_timeout_secs);
+                let limit = activation_secs(self.ctx);
                 reboot::wait_for_boot(Duration::from_secs(limit));
                 self.append(Event::CameUp)?;
             }
@@ -216,7 +219,9 @@ impl Run<'_> {
         let fresh = self.activation_deadline();
         let begun = self.arming.take().map(|(at, arming)| (at, arming.join()));
         let deadline = match begun {
-            Some((at, Ok(armed))) if fresh.at - at.at.min(fresh.at) < nanos(CHECKS_MAX) => {
+            Some((at, Ok(armed)))
+                if fresh.at - at.at.min(fresh.at) < journal::nanos(CHECKS_MAX) =>
+            {
                 armed?;
                 at
             }
@@ -239,7 +244,7 @@ impl Run<'_> {
     }
 
     fn activation_deadline(&self) -> Moment {
-        in_secs(system_goal(self.ctx).map_or(900, |g| g.activation_timeout_secs))
+        in_secs(activation_secs(self.ctx))
     }
 
     fn apply(&mut self, name: &ComponentName) -> Result<(), AgentError> {
@@ -252,7 +257,7 @@ impl Run<'_> {
         })?;
         let recorded = self.recorded();
         let (ctx, journal) = (self.ctx, &mut *self.journal);
-        let limit = system_goal(ctx).map_or(900, |g| g.activation_timeout_secs);
+        let limit = activation_secs(ctx);
         let mut overdue = |jobs: Vec<String>| -> Result<(), AgentError> {
             journal.append(&ctx.layout, Event::Overdue { jobs })?;
             deadman::arm(&ctx.layout, ctx.order(), in_secs(limit).at)
@@ -321,7 +326,7 @@ impl Run<'_> {
         };
         // The first line was brought forward already. Both are armed anew unless this ends in a moment: systemd has a login
         // to let in meanwhile.
-        let begin = since.at.saturating_add(nanos(ARM_ANEW_AFTER));
+        let begin = since.at.saturating_add(journal::nanos(ARM_ANEW_AFTER));
         let pause = Duration::from_nanos(begin.saturating_sub(journal::boottime()));
         let (layout, order, at) = (self.ctx.layout.clone(), self.ctx.order(), deadline.at);
         let (ended, wait) = mpsc::channel::<()>();
@@ -555,8 +560,9 @@ pub fn unattended(by: ConfirmBy) -> bool {
     by == ConfirmBy::None
 }
 
-fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+/// How long what changes the host may take.
+fn activation_secs(ctx: &Context) -> u64 {
+    system_goal(ctx).map_or(ACTIVATION_SECS, |g| g.activation_timeout_secs)
 }
 
 fn in_secs(secs: u64) -> Moment {

@@ -41,7 +41,7 @@ pub fn activation_unit(order: Order) -> String {
 /// Brings the first line that stands forward to `deadline`, at once and without systemd: it looks for an earlier time at
 /// each look. Later times it does not take, so a line that was armed for one is needed besides.
 pub fn bring_forward(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
-    let fire = deadline.saturating_add(nanos(BEHIND));
+    let fire = deadline.saturating_add(journal::nanos(BEHIND));
     Ok(files::write_json(
         &forward(layout, order),
         &(journal::boot_id(), fire),
@@ -86,7 +86,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
     let agent = agent.to_string_lossy();
     let log = layout.attempt(order).join("deadman.log");
     let output = format!("append:{}", log.display());
-    let fire = deadline.saturating_add(nanos(BEHIND));
+    let fire = deadline.saturating_add(journal::nanos(BEHIND));
     let (order_text, boot, fire_text) = (order.to_string(), journal::boot_id(), fire.to_string());
     let verb = [
         "deadman",
@@ -125,7 +125,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
 
     let on_startup = format!(
         "OnStartupSec={}us",
-        on_startup_us(layout, fire.saturating_add(nanos(SECOND)))?
+        on_startup_us(layout, fire.saturating_add(journal::nanos(SECOND)))?
     );
     let unit = format!("--unit={second}");
     let mut two = vec!["--quiet", "--no-ask-password", "--collect", &unit];
@@ -201,10 +201,6 @@ fn read_back(layout: &Layout, order: Order, names: [&str; 2]) -> Result<(), Agen
 pub fn warnings(layout: &Layout, order: Order) -> Vec<String> {
     let read = files::read_json(&layout.attempt(order).join("warnings"));
     read.ok().flatten().unwrap_or_default()
-}
-
-fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// systemd counts OnStartupSec from the start of userspace, in monotonic time: an absolute deadline that no
@@ -312,7 +308,7 @@ fn act(layout: &Layout, order: Order, armed: &Path, fired: &Path) -> Result<(), 
     }
     if !won {
         // Somebody is on the way back already: let them, as long as they live.
-        let until = journal::boottime() + nanos(TAKE_OVER);
+        let until = journal::boottime() + journal::nanos(TAKE_OVER);
         while journal::boottime() < until {
             match Journal::open(layout, order) {
                 Err(JournalError::Locked(_)) => thread::sleep(LOOK),
@@ -361,7 +357,7 @@ fn unattended(phase: Phase) -> Fault {
 }
 
 fn open_when_free(layout: &Layout, order: Order) -> Result<Journal, AgentError> {
-    let until = journal::boottime() + nanos(STOP_LIMIT);
+    let until = journal::boottime() + journal::nanos(STOP_LIMIT);
     loop {
         match Journal::open(layout, order) {
             Err(JournalError::Locked(_)) if journal::boottime() < until => thread::sleep(LOOK),

@@ -73,6 +73,16 @@ pub struct Memory {
     pub refused: Option<(Digest, Problem)>,
 }
 
+impl Memory {
+    /// What the host may need again of the hub's store: what runs, what ran before, what would boot. One may come twice.
+    pub fn closures(&self) -> impl Iterator<Item = &StorePath> {
+        let running = self.report.as_ref().map(|r| &r.running);
+        let four = running.map(|r| [&r.running, &r.profile, &r.booted, &r.boot_default]);
+        let four = four.into_iter().flatten().flatten();
+        self.ran_before.iter().chain(four)
+    }
+}
+
 /// A failure, classed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,10 +3,9 @@
 
 use std::rc::Rc;
 
-use trueup_core::host::Memory;
 use trueup_schema::kind::ResolvedHost;
 use trueup_schema::status::{Reason, Severity, Subject};
-use trueup_schema::{HostName, Revision, StorePath};
+use trueup_schema::{HostName, Revision};
 
 use crate::ports::MAX_OPS;
 use crate::record::{HostRecord, Released};
@@ -119,12 +118,4 @@ async fn forget(sh: &Rc<Shared>, hosts: &[HostName], kinds: &[&str]) {
             state.released.retain(|h, _| !batch.contains(h));
         }
     }
-}
-
-/// What a host may need of the hub's store: what runs, what ran before, what would boot.
-pub(crate) fn needed(m: &Memory) -> impl Iterator<Item = StorePath> + '_ {
-    let running = m.report.as_ref().map(|r| &r.running);
-    let four = running.map(|r| [&r.running, &r.profile, &r.booted, &r.boot_default]);
-    let four = four.into_iter().flatten().flatten();
-    m.ran_before.iter().chain(four).cloned()
 }

@@ -161,19 +161,9 @@ fn has(keys: &[String], now: &KeysNow) -> Has {
 }
 
 fn closures(record: &HostRecord) -> Vec<StorePath> {
-    let running = record.memory.report.as_ref().map(|r| &r.running);
-    let mut found: BTreeSet<StorePath> = BTreeSet::new();
-    if let Some(r) = running {
-        found.extend(
-            [&r.running, &r.profile, &r.booted, &r.boot_default]
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
-    }
-    found.extend(record.memory.ran_before.clone());
-    found.extend(record.status.desired_closure.clone());
-    found.into_iter().take(CLOSURES_MAX).collect()
+    let desired = record.status.desired_closure.iter();
+    let found: BTreeSet<&StorePath> = record.memory.closures().chain(desired).collect();
+    found.into_iter().take(CLOSURES_MAX).cloned().collect()
 }
 
 fn name(key: &str) -> &str {

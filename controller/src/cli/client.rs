@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use trueup_schema::HostName;
 use trueup_schema::status::Event;
 
-use super::{CliError, Exit};
+use super::{CliError, Exit, runtime};
 use crate::api::document::{
     Attempt, BuildStatus, BuilderStatus, Changes, Described, Host, LeftStatus, List, NudgeStatus,
     Object, PlannedHost, RevisionStatus, SourceStatus, Version,
@@ -155,10 +155,7 @@ impl Client {
 
     /// The socket that was asked for, or the first of the usual places that is there.
     pub fn new(asked: Option<&Path>) -> Result<Self, CliError> {
-        let rt = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| CliError::failed(format!("starting: {e}")))?;
+        let rt = runtime()?;
         Ok(Self {
             socket: socket(asked),
             rt,

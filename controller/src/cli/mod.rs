@@ -186,6 +186,14 @@ fn dispatch(verb: Verb, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     }
 }
 
+/// For a verb that waits for others: all of it on this thread.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::failed(format!("starting: {e}")))
+}
+
 /// `host/NAME`, or `NAME` alone.
 fn host_arg(text: &str) -> Result<trueup_schema::HostName, String> {
     let name = match text.split_once('/') {

@@ -10,7 +10,7 @@ use trueup_schema::{Digest, Timestamp};
 use super::talk::{Talk, held};
 use super::{Decision, MAX_CORRECTIONS, MAX_TRIES, Runs, Step, has_secrets};
 use crate::conditions::{State, Verdict};
-use crate::host::{ClosureStage, Wanted, Work};
+use crate::host::{ClosureStage, HostView, Wanted, Work};
 use crate::way::{self, Way};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -81,16 +81,7 @@ pub(super) fn secrets(
         digest: digest.clone(),
         ..wanted.clone()
     };
-    let view = crate::host::HostView {
-        closure: &Work::Done(()),
-        ..t.view.clone()
-    };
-    let t = Talk {
-        view: &view,
-        now: t.now,
-        seed: t.seed,
-    };
-    let mut d = deliver(&t, &alone, report, drifted);
+    let mut d = deliver_what_is_there(t, &alone, report, drifted);
     if matches!(d.step, Step::Ask { .. }) {
         d.verdict.message = "delivering secrets".to_owned();
     }
@@ -112,6 +103,21 @@ pub(super) fn with_secrets_that_hurt(
     };
     let verdict = missing.then(|| not_again(t, &alone, report, false))??;
     (verdict.reason == Reason::Quarantined).then(|| t.look_or_wait(verdict))
+}
+
+/// [`deliver`], of a goal whose closure the host runs or does not need: nothing is built for it.
+pub(super) fn deliver_what_is_there(
+    t: &Talk<'_, '_>,
+    wanted: &Wanted,
+    report: &Report,
+    drifted: Option<&str>,
+) -> Decision {
+    let view = HostView {
+        closure: &Work::Done(()),
+        ..t.view.clone()
+    };
+    let t = Talk { view: &view, ..*t };
+    deliver(&t, wanted, report, drifted)
 }
 
 /// The way from a goal that does not run to one that is offered.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use trueup_schema::status::{Phase, Reason};
 use trueup_schema::wire::{BootReport, Mode, Report};
 
-use super::deliver::deliver;
+use super::deliver::deliver_what_is_there;
 use super::talk::Talk;
 use super::{Decision, FOLLOW, Step};
 use crate::conditions::State;
-use crate::host::{Claim, HostView, Wanted, Work};
+use crate::host::{Claim, Wanted};
 use crate::way::Way;
 
 /// A machine takes seconds to minutes to come back; one with much memory to test takes ten. Then a person should look.
@@ -23,17 +23,7 @@ pub(super) fn due(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report) -> Option<
     if debt.is_empty() || way.mode != Mode::Boot || !way.may_reboot {
         return None;
     }
-    // It is there, or it would not run.
-    let view = HostView {
-        closure: &Work::Done(()),
-        ..t.view.clone()
-    };
-    let t = Talk {
-        view: &view,
-        now: t.now,
-        seed: t.seed,
-    };
-    let mut d = deliver(&t, wanted, report, None);
+    let mut d = deliver_what_is_there(t, wanted, report, None);
     if matches!(d.step, Step::Ask { .. }) {
         d.verdict.message = format!("to be rebooted for {}", debt.join(", "));
     }

@@ -43,14 +43,14 @@ fn kept(state: &State) -> Option<BTreeSet<StorePath>> {
     for cell in state.hosts.values() {
         let m = &cell.record.memory;
         m.tried_at?;
-        keep.extend(release::needed(m));
+        keep.extend(m.closures().cloned());
         keep.extend(cell.evaluated.as_ref().map(|(_, e)| e.out.clone()));
         if let Work::Done(w) = &cell.evaluation {
             keep.insert(w.closure.clone());
         }
     }
     for gone in state.released.values() {
-        keep.extend(release::needed(&gone.record.memory));
+        keep.extend(gone.record.memory.closures().cloned());
     }
     keep.extend(state.rollbacks.values().map(|b| b.rollback.to.clone()));
     keep.extend(state.claims.values().map(|c| c.closure.clone()));

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::output::Format;
-use super::{CliError, Ctx, Exit};
+use super::{CliError, Ctx, Exit, runtime};
 use crate::settings::{self, Overrides};
 
 /// Check what the controller needs: here, on hub, builders and caches, and on each host
@@ -95,10 +95,7 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     };
     let settings = settings::load(args.config.as_deref(), &overrides)?;
     let scratch = super::plan::Scratch::new("doctor")?;
-    let rt = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::failed(format!("starting: {e}")))?;
+    let rt = runtime()?;
     let client = ctx.client()?;
     let local = tokio::task::LocalSet::new();
     let mut findings = vec![good("settings")];

@@ -15,7 +15,7 @@ use trueup_schema::{HostName, System, Timestamp, manifest};
 
 use self::flake::{Draft, Drafts, Origin, Seen};
 use super::plan::{Scratch, side};
-use super::{CliError, Ctx, Exit};
+use super::{CliError, Ctx, Exit, runtime};
 use crate::edge::keyscan;
 use crate::edge::nix::{Asked, NAMES_MAX, Nix, Output};
 
@@ -65,10 +65,7 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let scratch = Scratch::new("init")?;
     let fragment = side::fragment(args.config.as_deref())?;
     let nix = side::nix(&fragment, args.store.clone(), scratch.path());
-    let rt = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::failed(format!("starting: {e}")))?;
+    let rt = runtime()?;
     let config = fragment
         .ssh
         .config_file

@@ -16,7 +16,7 @@ use trueup_schema::HostName;
 use trueup_schema::kind::{FleetManifests, ResolvedHost};
 
 use super::output::Format;
-use super::{CliError, Ctx, Exit, diff, host_arg};
+use super::{CliError, Ctx, Exit, diff, host_arg, runtime};
 use crate::api::document::API_VERSION;
 use crate::edge::nix::Nix;
 use crate::edge::source::Local;
@@ -86,10 +86,7 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     };
     let fragment = side::fragment(args.config.as_deref())?;
     let nix = side::nix(&fragment, args.store.clone(), scratch.path());
-    let rt = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::failed(format!("starting: {e}")))?;
+    let rt = runtime()?;
     let plan = tokio::task::LocalSet::new().block_on(&rt, plan(&args, &local, &nix, ctx))?;
     print(&args, &plan, ctx)?;
     Ok(match &plan.summary {

@@ -119,7 +119,7 @@ impl Nix {
     }
 
     /// A flake's files have to lie on this machine to be read.
-    pub(super) fn own_store(&self) -> Vec<OsString> {
+    fn own_store(&self) -> Vec<OsString> {
         match self.hub {
             Some(_) => vec!["--eval-store".into(), self.evaluation_store().into()],
             None => Vec::new(),
@@ -127,7 +127,7 @@ impl Nix {
     }
 
     /// A store in a folder is made by the first that opens it, and two that make it at once fail: so one does, before all.
-    pub(super) async fn open_store(&self) {
+    async fn open_store(&self) {
         if self.settings.store.is_none() {
             return;
         }
@@ -139,6 +139,24 @@ impl Nix {
         };
         // What is wrong with it the evaluation tells.
         let _told_later = exec::run(&self.spec(args, limits)).await;
+    }
+
+    /// The one way to evaluate: in its turn, in a store that is there, within time and memory.
+    pub(super) async fn run_evaluation(
+        &self,
+        mut args: Vec<OsString>,
+        wall: Duration,
+        output: usize,
+    ) -> Result<Exit, EvalFailure> {
+        let _permit = self.evaluating.acquire().await;
+        self.opened.get_or_init(|| self.open_store()).await;
+        args.extend(self.own_store());
+        let limits = Limits {
+            wall,
+            output,
+            rss: Some(self.settings.evaluation_memory),
+        };
+        exec::run(&self.spec(args, limits)).await.map_err(not_run)
     }
 
     async fn alone(&self, tree: &Tree, want: EvalWant, wall: Duration) -> Result1 {
@@ -156,8 +174,6 @@ impl Nix {
         wants: &[EvalWant],
         wall: Duration,
     ) -> Result<Vec<Result1>, EvalFailure> {
-        let _permit = self.evaluating.acquire().await;
-        self.opened.get_or_init(|| self.open_store()).await;
         let mut selected = Vec::new();
         for want in wants {
             let parts = expression::parts(&want.attribute)
@@ -169,14 +185,8 @@ impl Nix {
         if let Some(file) = file.filter(|f| !stays_inside(f)) {
             return Err(desired(&format!("`{file}` is no file of the repository")));
         }
-        let mut args = arguments(tree, file, expression);
-        args.extend(self.own_store());
-        let limits = Limits {
-            wall,
-            output: OUTPUT_BYTES,
-            rss: Some(self.settings.evaluation_memory),
-        };
-        let exit = exec::run(&self.spec(args, limits)).await.map_err(not_run)?;
+        let args = arguments(tree, file, expression);
+        let exit = self.run_evaluation(args, wall, OUTPUT_BYTES).await?;
         if !exit.ok() {
             return Err(failed(&exit));
         }

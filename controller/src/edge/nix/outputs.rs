@@ -9,10 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 use trueup_engine::ports::EvalFailure;
 
-use super::evaluate::{failed, not_run};
+use super::Nix;
+use super::evaluate::failed;
 use super::expression::literal;
-use super::{Nix, exec};
-use crate::edge::exec::Limits;
 
 /// A few thousand hosts in JSON.
 const OUTPUT_BYTES: usize = 16 << 20;
@@ -134,21 +133,13 @@ impl Nix {
         function: &str,
         wall: Duration,
     ) -> Result<Value, EvalFailure> {
-        let _permit = self.evaluating.acquire().await;
-        self.opened.get_or_init(|| self.open_store()).await;
         let mut installable = flake.as_os_str().to_owned();
         installable.push("#.");
         let mut args: Vec<OsString> = ["eval", "--json", "--no-write-lock-file"]
             .map(Into::into)
             .to_vec();
         args.extend([installable, "--apply".into(), function.into()]);
-        args.extend(self.own_store());
-        let limits = Limits {
-            wall,
-            output: OUTPUT_BYTES,
-            rss: Some(self.settings.evaluation_memory),
-        };
-        let exit = exec::run(&self.spec(args, limits)).await.map_err(not_run)?;
+        let exit = self.run_evaluation(args, wall, OUTPUT_BYTES).await?;
         if !exit.ok() || exit.truncated {
             return Err(failed(&exit));
         }
