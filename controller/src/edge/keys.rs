@@ -144,9 +144,10 @@ impl FleetKey {
             .ring
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(next) = ring.next.take() {
-            replace(folder, NEXT_INTENT_KEY, INTENT_KEY)?;
-            ring.current = next;
+        if let Some(next) = ring.next.clone() {
+            let (from, to) = (folder.join(NEXT_INTENT_KEY), folder.join(INTENT_KEY));
+            replace(folder, &from, &to)?;
+            (ring.current, ring.next) = (next, None);
         }
         Ok(())
     }
@@ -199,13 +200,12 @@ impl Signer for FleetKey {
 }
 
 /// One rename, and the folder to the disk.
-fn replace(folder: &Path, from: &str, to: &str) -> Result<(), KeyError> {
-    let to = folder.join(to);
+fn replace(folder: &Path, from: &Path, to: &Path) -> Result<(), KeyError> {
     let err = |source| KeyError::File {
-        path: to.clone(),
+        path: to.to_owned(),
         source,
     };
-    std::fs::rename(folder.join(from), &to).map_err(err)?;
+    std::fs::rename(from, to).map_err(err)?;
     std::fs::File::open(folder)
         .and_then(|f| f.sync_all())
         .map_err(err)
@@ -258,7 +258,8 @@ impl StoreKey {
 
     /// The next one takes the place of the one in use.
     pub fn finish(folder: &Path) -> Result<(), KeyError> {
-        replace(folder, NEXT_STORE_KEY, STORE_KEY)
+        let (next, current) = (folder.join(NEXT_STORE_KEY), folder.join(STORE_KEY));
+        replace(folder, &next, &current)
     }
 
     fn parse(file: PathBuf, text: &str) -> Result<Self, KeyError> {
@@ -313,10 +314,7 @@ fn load_or_make(
         .map_err(err)?;
     file.write_all(text.as_bytes()).map_err(err)?;
     file.sync_all().map_err(err)?;
-    std::fs::rename(&new, path).map_err(err)?;
-    std::fs::File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(err)?;
+    replace(folder, &new, path)?;
     Ok(text)
 }
 
@@ -358,6 +356,17 @@ fn random<const N: usize>(for_file: &Path) -> Result<[u8; N], KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotation_that_can_not_be_finished_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = FleetKey::load_or_make(dir.path()).unwrap();
+        key.begin(dir.path()).unwrap();
+        let both = key.public();
+        std::fs::rename(dir.path().join(NEXT_INTENT_KEY), dir.path().join("away")).unwrap();
+        key.finish(dir.path()).unwrap_err();
+        assert_eq!(key.public(), both);
+    }
 
     #[test]
     fn keys_are_made_once_and_for_us_alone() {
