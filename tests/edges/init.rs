@@ -135,19 +135,8 @@ impl Drop for Fleet {
 }
 
 fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("edges/init")
-        .join(name);
-    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
-        std::fs::write(&path, found).unwrap();
-        return;
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        wanted == found,
-        "{}\n--- wanted\n{wanted}--- found\n{found}",
-        path.display()
-    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("edges/init");
+    trueup_tests::golden::same(&folder.join(name), found);
 }
 
 #[test]

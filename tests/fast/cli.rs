@@ -248,19 +248,8 @@ fn said_by(program: &str, args: &[&str]) -> String {
 }
 
 fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fast/cli")
-        .join(name);
-    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
-        std::fs::write(&path, found).unwrap();
-        return;
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        wanted == found,
-        "{}\n--- wanted\n{wanted}--- found\n{found}",
-        path.display()
-    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fast/cli");
+    trueup_tests::golden::same(&folder.join(name), found);
 }
 
 #[test]
@@ -426,12 +415,8 @@ fn documents_are_what_the_openapi_says_they_are() {
     let api: Value = serde_json::from_str(&place.ask(&["schema", "api"]).out).unwrap();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
     let text = format!("{api:#}\n");
-    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
-        std::fs::write(&file, &text).unwrap();
-    }
-    let committed = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
-        committed == text,
+        trueup_tests::golden::difference(&file, &text).is_none(),
         "docs/openapi.json is stale: TRUEUP_ACCEPT=1 writes it anew"
     );
 

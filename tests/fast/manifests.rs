@@ -13,6 +13,7 @@ use trueup_schema::{
     kind::{FleetManifests, Kind},
     manifest::{self, Problem, ProblemKind, SchemaSees, Style, limits},
 };
+use trueup_tests::golden;
 
 /// Added to a fixture that has no fleet of its own, so that most of them are one short document.
 const FLEET: &str = "apiVersion: trueup/v1alpha1\nkind: Fleet\nmetadata: {name: home}\nspec: {defaults: {system: x86_64-linux}}\n";
@@ -33,10 +34,6 @@ fn source(name: &str) -> Found {
 /// As `trueup validate` and the controller read them: with the encrypted files.
 fn resolve(files: &Files) -> Result<FleetManifests, Vec<Problem>> {
     manifest::resolve_with(files, Some(&Repository::new(&source)))
-}
-
-fn accepting() -> bool {
-    std::env::var_os("TRUEUP_ACCEPT").is_some()
 }
 
 /// Files as the reader gets them.
@@ -102,17 +99,7 @@ fn bad() -> BTreeMap<String, (Files, Vec<Problem>)> {
 
 /// Compares with the golden file, or writes it.
 fn golden(path: &Path, found: &str, wrong: &mut Vec<String>) {
-    if accepting() {
-        fs::write(path, found).unwrap();
-        return;
-    }
-    let wanted = fs::read_to_string(path).unwrap_or_default();
-    if wanted != found {
-        wrong.push(format!(
-            "{}\n--- wanted\n{wanted}--- found\n{found}",
-            path.display()
-        ));
-    }
+    wrong.extend(golden::difference(path, found));
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Host, Lab, static_agent, wait_slowly};
-use trueup_tests::programs;
+use crate::harness::{Host, Lab, wait_slowly};
 use trueup_tests::world::{QUICK, Stage, World, condition};
 
 const BOTH: [&str; 2] = ["web-1", "web-2"];
@@ -21,14 +20,7 @@ const AGENT: &str = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
 const PATIENCE: Duration = Duration::from_secs(240);
 
 fn both() -> Option<World> {
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &BOTH,
-        defaults: QUICK,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&BOTH, QUICK);
     let mut world = World::set(Lab::up(&BOTH)?, &stage).unwrap();
     world.patience = PATIENCE;
     Some(world)

@@ -10,11 +10,10 @@ use serde_json::Value;
 use trueup::edge::keys::FleetKey;
 use trueup_engine::ports::Signer as _;
 use trueup_schema::wire::{Intent, OfferReply};
-use trueup_tests::programs;
 use trueup_tests::world::{Stage, World};
 
 use crate::controller::{put_sudo, switched};
-use crate::harness::{Host, Lab, Output, command, static_agent};
+use crate::harness::{Host, Lab, Output, command};
 
 /// Root, and another who becomes root.
 const ROOT: &str = "web-1";
@@ -122,14 +121,7 @@ fn restrict(world: &World, key: &Key) {
 #[test]
 fn the_whole_loop_runs_behind_a_forced_command_and_nothing_else_does() {
     let Some(lab) = Lab::up(&HOSTS) else { return };
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &HOSTS,
-        defaults: DEFAULTS,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&HOSTS, DEFAULTS);
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
     world.commit("one", &[]).unwrap();

@@ -7,10 +7,9 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::Value;
-use trueup_tests::programs;
 use trueup_tests::world::{Stage, World};
 
-use crate::harness::{Host, Lab, command, static_agent, wait};
+use crate::harness::{Host, Lab, command, wait};
 
 const TARGETS: [&str; 3] = ["web-1", "web-2", "db-1"];
 const HUB: &str = "hub";
@@ -80,14 +79,7 @@ fn builder(host: &Host, features: &str, speed: u32) -> String {
 fn seven() -> Option<World> {
     let names = [&TARGETS[..], &[HUB, CACHE], &BUILDERS].concat();
     let lab = Lab::up(&names)?;
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &TARGETS,
-        defaults: DEFAULTS,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&TARGETS, DEFAULTS);
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
     let hub = world.host(HUB).clone();
@@ -297,14 +289,7 @@ fn hanging() -> (u16, std::sync::mpsc::Receiver<()>) {
 fn a_cache_that_hangs_holds_up_nobody_and_is_named() {
     let targets = ["web-1", "web-2", "db-1"];
     let Some(lab) = Lab::up(&targets) else { return };
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &targets,
-        defaults: DEFAULTS,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&targets, DEFAULTS);
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
     world.commit("generation one", &[]).unwrap();

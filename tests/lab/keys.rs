@@ -2,10 +2,9 @@
 //! host's own file of pinned keys, and by what it still takes.
 
 use serde_json::Value;
-use trueup_tests::programs;
 use trueup_tests::world::{Stage, World};
 
-use crate::harness::{Lab, static_agent, wait_slowly};
+use crate::harness::{Lab, wait_slowly};
 
 const HOST: &str = "web-1";
 const PINNED: &str = "/nix/var/trueup/keys/controller.pub";
@@ -38,14 +37,10 @@ fn status(world: &World) -> Value {
 #[test]
 fn an_intent_key_is_rotated_over_hosts_that_obey_both_meanwhile() {
     let Some(lab) = Lab::up(&[HOST]) else { return };
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &[HOST],
-        defaults: "    activation: {confirmTimeout: 60s, settle: 1s}\n    drift: {interval: 10s}\n",
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(
+        &[HOST],
+        "    activation: {confirmTimeout: 60s, settle: 1s}\n    drift: {interval: 10s}\n",
+    );
     let mut world = World::set(lab, &stage).unwrap();
     world.commit("the first", &[]).unwrap();
     world.start_and_wait().unwrap();

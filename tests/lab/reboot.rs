@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Lab, static_agent, wait};
-use trueup_tests::programs;
+use crate::harness::{Lab, wait};
 use trueup_tests::world::{Stage, World, condition};
 
 const THREE: [&str; 3] = ["web-1", "web-2", "db-1"];
@@ -24,14 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const AWAY_MAX: Duration = Duration::from_secs(180);
 
 fn three(defaults: &str) -> Option<World> {
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &THREE,
-        defaults,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&THREE, defaults);
     let world = World::set(Lab::up(&THREE)?, &stage).unwrap();
     let agent = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
     // As the agent's module has it: the next boot goes on with the attempt.

@@ -10,10 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use trueup_secrets::{EncryptSpec, Format, Recipient, ScopeRule};
-use trueup_tests::programs;
 use trueup_tests::world::{QUICK, Stage, World};
 
-use crate::harness::{Host, Lab, static_agent, wait};
+use crate::harness::{Host, Lab, wait};
 
 const THREE: [&str; 3] = ["web-1", "web-2", "db-1"];
 const WEB: [&str; 2] = ["web-1", "web-2"];
@@ -29,14 +28,7 @@ const SECOND: &str = "planted-8c1f-second-value-of-the-token";
 const THIRD: &str = "planted-8c1f-third-value-of-the-token";
 
 fn world(hosts: &[&str]) -> Option<World> {
-    let stage = Stage {
-        fleet: "demo",
-        hosts,
-        defaults: QUICK,
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(hosts, QUICK);
     Some(World::set(Lab::up(hosts)?, &stage).unwrap())
 }
 
@@ -132,13 +124,15 @@ fn forms(value: &str) -> [String; 3] {
     [value.to_owned(), coded[..coded.len() - 4].to_owned(), hex]
 }
 
+/// For `grep`.
+fn patterns(values: &[&str]) -> String {
+    let forms = values.iter().flat_map(|value| forms(value));
+    forms.map(|word| format!(" -e {word}")).collect()
+}
+
 /// Files that have any of the values, on a host's disk, and the environments of its processes.
 fn on_disk(host: &Host, values: &[&str]) -> String {
-    let words: String = values
-        .iter()
-        .flat_map(|value| forms(value))
-        .map(|word| format!(" -e {word}"))
-        .collect();
+    let words = patterns(values);
     let script = format!(
         "grep -rlaF{words} {DISK} 2>/dev/null; for e in /proc/[0-9]*/environ; do grep -laF{words} $e 2>/dev/null; done; true"
     );
@@ -147,11 +141,7 @@ fn on_disk(host: &Host, values: &[&str]) -> String {
 
 /// The same in file systems that are memory.
 fn in_memory(host: &Host, values: &[&str]) -> String {
-    let words: String = values
-        .iter()
-        .flat_map(|value| forms(value))
-        .map(|word| format!(" -e {word}"))
-        .collect();
+    let words = patterns(values);
     host.sh(&format!("grep -rlaF{words} {MEMORY} 2>/dev/null; true"))
         .stdout
 }

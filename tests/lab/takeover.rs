@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+use trueup_tests::closures;
 use trueup_tests::world::{Stage, World};
-use trueup_tests::{closures, programs};
 
-use crate::harness::{Host, Lab, static_agent};
+use crate::harness::{Host, Lab};
 
 const COLMENA: &str = "web-1";
 const DEPLOY_RS: &str = "web-2";
@@ -130,14 +130,7 @@ fn previews(world: &World) -> BTreeMap<String, Value> {
 fn a_fleet_of_deploy_rs_and_colmena_is_taken_over_and_nothing_restarts() {
     let names = [COLMENA, DEPLOY_RS];
     let Some(lab) = Lab::up(&names) else { return };
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &names,
-        defaults: "",
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(&names, "");
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
     as_the_tools_had_it(&world);

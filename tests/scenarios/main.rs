@@ -14,7 +14,7 @@ fn plays_as_written(name: &str) {
     let read = |end: &str| std::fs::read_to_string(folder().join(format!("{name}.{end}")));
     let said = script::run(1, &read("txt").unwrap());
     assert!(!said.contains("BROKEN"), "{said}");
-    if std::env::var_os("TRUEUP_ACCEPT").is_some() {
+    if trueup_tests::golden::accepting() {
         std::fs::write(folder().join(format!("{name}.out")), &said).unwrap();
     }
     let expected = read("out").unwrap_or_default();

@@ -71,18 +71,9 @@ impl Closures {
     pub fn build(&self, host: &str, variant: &str, args: &[(&str, &str)]) -> String {
         fleet::set_host(&self.fleet(), host, variant, args).unwrap();
         fleet::commit_all(&self.fleet(), &format!("{host}: {variant} {args:?}")).unwrap();
-        let installable = format!(
-            "git+file://{}#nixosConfigurations.{host}.config.system.build.toplevel",
-            self.fleet().display()
-        );
-        self.nix(&[
-            "build",
-            "--store",
-            &self.store(),
-            "--no-link",
-            "--print-out-paths",
-            &installable,
-        ])
+        self.build_attribute(&format!(
+            "nixosConfigurations.{host}.config.system.build.toplevel"
+        ))
     }
 
     /// Builds whatever the committed flake has there.

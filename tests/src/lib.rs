@@ -4,6 +4,7 @@
 #![allow(missing_debug_implementations, reason = "tests print what they need")]
 
 pub mod closures;
+pub mod golden;
 pub mod harness;
 pub mod processes;
 pub mod programs;

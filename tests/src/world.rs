@@ -16,6 +16,7 @@ use trueup_fixtures::fleet;
 use crate::closures::Closures;
 use crate::harness::{self, Host, Lab};
 use crate::processes::{self, Stamp};
+use crate::programs;
 
 /// Long enough for a busy machine with two cores; what takes longer has failed.
 pub const CONVERGED_MAX: Duration = Duration::from_secs(180);
@@ -45,6 +46,21 @@ pub struct Stage<'a> {
     pub ssh: &'a str,
     /// The static agent.
     pub agent: &'a Path,
+}
+
+impl<'a> Stage<'a> {
+    /// Hosts of the fleet `demo` and the program as it is shipped: what most tests want.
+    #[must_use]
+    pub fn demo(hosts: &'a [&'a str], defaults: &'a str) -> Self {
+        Self {
+            fleet: "demo",
+            hosts,
+            defaults,
+            trueup: programs::trueup(),
+            ssh: "",
+            agent: harness::static_agent(),
+        }
+    }
 }
 
 pub struct World {

@@ -5,8 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::{CURRENT, THREE, switched};
-use crate::harness::{Host, Lab, command, static_agent, wait};
-use trueup_tests::programs;
+use crate::harness::{Host, Lab, command, wait};
 use trueup_tests::world::{Stage, World, condition};
 
 const DEFAULTS: &str =
@@ -48,12 +47,8 @@ fn a_host_is_confirmed_by_its_new_way_alone_and_another_machine_is_never_touched
     );
     std::fs::write(&config, shared).unwrap();
     let stage = Stage {
-        fleet: "demo",
-        hosts: &THREE,
-        defaults: DEFAULTS,
-        trueup: programs::trueup(),
         ssh: &format!("  configFile: {config}\n"),
-        agent: static_agent(),
+        ..Stage::demo(&THREE, DEFAULTS)
     };
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;

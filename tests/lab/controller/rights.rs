@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::switched;
-use crate::harness::{Lab, command, static_agent, wait_slowly};
+use crate::harness::{Lab, command, wait_slowly};
 use trueup_tests::programs;
 use trueup_tests::world::{Stage, World};
 
@@ -65,14 +65,10 @@ fn told(world: &World, words: &str) {
 #[test]
 fn what_a_login_lacks_is_told_and_once_it_is_there_the_host_converges() {
     let Some(lab) = Lab::up(&[HOST]) else { return };
-    let stage = Stage {
-        fleet: "demo",
-        hosts: &[HOST],
-        defaults: "    activation: {confirmTimeout: 60s, settle: 1s}\n    drift: {interval: 10s}\n",
-        trueup: programs::trueup(),
-        ssh: "",
-        agent: static_agent(),
-    };
+    let stage = Stage::demo(
+        &[HOST],
+        "    activation: {confirmTimeout: 60s, settle: 1s}\n    drift: {interval: 10s}\n",
+    );
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
     let made = world.host(HOST).sh(
