@@ -1,13 +1,18 @@
 //! One port against the real tool. What a test needs and does not find, it says, and skips.
 #![allow(clippy::unwrap_used)]
 
+mod caches;
 mod db;
 mod exec;
 mod init;
 mod nix;
 mod nixos;
+mod publish;
 mod remote;
+mod rig;
 mod source;
+mod tls;
+mod web;
 mod webhook;
 
 /// A runtime as the controller has it: one thread, tasks that need not be `Send`.

@@ -6,7 +6,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use trueup::edge::source::{Bounds, Credentials, GitSource, SourceSettings};
 use trueup_engine::ports::Source as _;
 use trueup_fixtures::fleet::commit_all;
 
-use crate::local;
+use crate::{local, tls};
 
 const FETCH: &str = "TRUEUP_TEST_FETCH";
 
@@ -83,17 +82,17 @@ fn a_child_fetches() {
 }
 
 #[allow(clippy::disallowed_methods)] // the test's own programs
-fn program(path: &Path) -> Command {
+pub fn program(path: &Path) -> Command {
     Command::new(path)
 }
 
-fn must(command: &mut Command) -> Output {
+pub fn must(command: &mut Command) -> Output {
     let out = command.output().unwrap();
     assert!(out.status.success(), "{command:?}: {out:?}");
     out
 }
 
-fn found(name: &str) -> Option<PathBuf> {
+pub fn found(name: &str) -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     folders.extend(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
@@ -117,7 +116,7 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -298,55 +297,14 @@ const TOKEN: &str = "tok3n-of-the-test";
 
 /// `git http-backend` behind TLS, for whoever knows the token.
 fn https() -> Option<Https> {
-    let (openssl, git) = (found("openssl")?, found("git")?);
+    let git = found("git")?;
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("repo")).unwrap();
     fs::write(at("repo/file"), "x").unwrap();
     let commit = commit_all(&at("repo"), "first").unwrap();
-    for (name, host) in [("good", "IP:127.0.0.1"), ("stranger", "IP:127.0.0.1")] {
-        must(
-            program(&openssl)
-                .args([
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1",
-                ])
-                .args([
-                    "-nodes",
-                    "-days",
-                    "2",
-                    "-subj",
-                    "/CN=localhost",
-                    "-outform",
-                    "PEM",
-                ])
-                .args(["-addext", &format!("subjectAltName={host}")])
-                .arg("-keyout")
-                .arg(at(&format!("{name}.key")))
-                .arg("-out")
-                .arg(at(&format!("{name}.pem"))),
-        );
-    }
-    let pem = |name: &str| {
-        let text = fs::read_to_string(at(name)).unwrap();
-        let body: String = text.lines().filter(|l| !l.starts_with("-----")).collect();
-        BASE64.decode(body).unwrap()
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![pem("good.pem").into()],
-            rustls::pki_types::PrivatePkcs8KeyDer::from(pem("good.key")).into(),
-        )
-        .unwrap();
-    let config = Arc::new(config);
+    let config = tls::server(dir.path(), "good")?;
+    tls::server(dir.path(), "stranger")?;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let root = dir.path().to_owned();

@@ -27,6 +27,11 @@ pub struct CacheSpec {
         schemars(regex(pattern = "^[^:\\s]+:[A-Za-z0-9+/]{43}=$"))
     )]
     pub public_key: Option<String>,
+    /// A file on the controller's machine with the login that copies there, never the login itself: a netrc for `http(s)://`, AWS's
+    /// credentials for `s3://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "json-schema", schemars(regex(pattern = "^/[!-~]+$")))]
+    pub credentials_file: Option<String>,
     /// Whether trueup copies what it built there. Default: `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<bool>,

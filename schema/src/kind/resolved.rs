@@ -432,6 +432,9 @@ pub struct ResolvedCache {
     pub url: String,
     /// The key its paths are signed with; none: the fleet's own.
     pub public_key: Option<String>,
+    /// A file with the login that copies there, on the controller's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<String>,
     /// Whether trueup copies what it built there.
     pub push: bool,
 }

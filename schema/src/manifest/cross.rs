@@ -468,6 +468,7 @@ impl<'a> Cross<'a> {
                 name: meta.name.clone(),
                 url: spec.url.clone(),
                 public_key: spec.public_key.clone(),
+                credentials_file: spec.credentials_file.clone(),
                 push: spec.push.unwrap_or(false),
             }),
             _ => None,

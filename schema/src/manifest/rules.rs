@@ -97,6 +97,13 @@ pub(super) const BUILDER_KEY: Rule = Rule {
     check: |s| (ABSOLUTE_PATH.check)(s) && s.bytes().all(|b| b.is_ascii_graphic() && b != b';'),
 };
 
+pub(super) const CACHE_LOGIN: Rule = Rule {
+    kind: ProblemKind::BadPath,
+    what: "an absolute path without blanks",
+    help: "a file on the controller's machine: `/etc/trueup/cache.netrc`",
+    check: BUILDER_KEY.check,
+};
+
 pub(super) const PROBE_URL: Rule = Rule {
     kind: ProblemKind::BadUrl,
     what: "a URL that the agent can ask",

@@ -113,6 +113,18 @@ impl Decode for CacheSpec {
             .need_node(r, "url")
             .and_then(|n| rules::CACHE_URL.read(r, n));
         let public_key = f.text(r, "publicKey", &rules::PUBLIC_KEY);
+        let login = f.node("credentialsFile");
+        let credentials_file = login.and_then(|n| rules::CACHE_LOGIN.read(r, n));
+        if let (Some(node), Some(url)) = (login, &url)
+            && ["file://", "ssh-ng://"].iter().any(|s| url.starts_with(s))
+        {
+            r.report(
+                ProblemKind::BadUrl,
+                node.at(),
+                "a login is for `http(s)://` and `s3://` alone",
+                "leave it out; for `ssh-ng://` write the key's file into the URL: `?ssh-key=FILE`",
+            );
+        }
         let push = f.opt(r, "push");
         for name in ["signingKey", "priority", "retention"] {
             f.later(r, name);
@@ -121,6 +133,7 @@ impl Decode for CacheSpec {
         Some(Self {
             url: url?,
             public_key,
+            credentials_file,
             push,
         })
     }

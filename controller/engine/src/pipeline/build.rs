@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use trueup_core::backoff;
 use trueup_core::host::{ClosureStage, Problem, Wanted, Work};
+use trueup_schema::kind::ResolvedCache;
 use trueup_schema::status::{Reason, Severity, Subject};
 use trueup_schema::{ErrorClass, HostName, StorePath};
 
@@ -242,19 +243,15 @@ async fn finish(
 
 /// No host waits for a cache: one that does not take it is tried a few times, then told of, and that is all.
 async fn push(sh: &Rc<Shared>, wanted: &Wanted) {
-    let caches: Vec<String> = sh.state.borrow().fleet.as_ref().map_or_else(Vec::new, |f| {
-        f.caches
-            .values()
-            .filter(|c| c.push)
-            .map(|c| c.url.clone())
-            .collect()
+    let caches: Vec<ResolvedCache> = sh.state.borrow().fleet.as_ref().map_or_else(Vec::new, |f| {
+        f.caches.values().filter(|c| c.push).cloned().collect()
     });
     // All at once: a cache that is away holds up no other.
     let copies = caches.iter().map(|cache| push_to(sh, wanted, cache));
     futures::future::join_all(copies).await;
 }
 
-async fn push_to(sh: &Rc<Shared>, wanted: &Wanted, cache: &str) {
+async fn push_to(sh: &Rc<Shared>, wanted: &Wanted, cache: &ResolvedCache) {
     let mut result = Ok(());
     for failures in 0..PUSH_TRIES {
         if failures > 0 {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::LocalBoxStream;
 use serde::{Deserialize, Serialize};
-use trueup_schema::kind::ResolvedBuilder;
+use trueup_schema::kind::{ResolvedBuilder, ResolvedCache};
 use trueup_schema::{DrvPath, ErrorClass, HostName, StorePath, Timestamp};
 
 use super::Tree;
@@ -189,5 +189,5 @@ pub trait Publisher {
     /// Signs the closure in the hub's store; hosts refuse unsigned paths. Safe to repeat.
     async fn sign(&self, path: &StorePath) -> Result<(), PublishError>;
     /// Copies the closure to a cache. Safe to repeat.
-    async fn push(&self, path: &StorePath, cache: &str) -> Result<(), PublishError>;
+    async fn push(&self, path: &StorePath, cache: &ResolvedCache) -> Result<(), PublishError>;
 }

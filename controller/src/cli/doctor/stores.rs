@@ -82,7 +82,7 @@ async fn cache(nix: &Nix, c: &ResolvedCache) -> Finding {
             ),
         };
     }
-    match nix.answers(&c.url).await {
+    match nix.cache_answers(c).await {
         Ok(()) => good(format!("cache {name}: answers")),
         Err(why) => {
             let why = why.replace(&c.url, "it");

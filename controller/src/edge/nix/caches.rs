@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use trueup_schema::StorePath;
+use trueup_schema::kind::ResolvedCache;
 
 use super::hub::SSH_OPTIONS;
 use super::{Nix, exec};
@@ -61,44 +63,70 @@ fn shown(url: &str) -> String {
 
 impl Nix {
     /// Copies what is not there yet. An error names the cache.
-    pub(super) async fn push_now(&self, path: &StorePath, cache: &str) -> Result<(), String> {
-        let turn = self.caches.with(cache, |c| c.turn.clone());
+    pub(super) async fn push_now(
+        &self,
+        path: &StorePath,
+        cache: &ResolvedCache,
+    ) -> Result<(), String> {
+        let url = cache.url.as_str();
+        let turn = self.caches.with(url, |c| c.turn.clone());
         let _turn = turn.lock().await;
-        let dead = self.caches.with(cache, |c| c.dead_until.clone());
+        let dead = self.caches.with(url, |c| c.dead_until.clone());
         if let Some((until, why)) = dead
             && Instant::now() < until
         {
             return Err(format!("left out since it did not answer: {why}"));
         }
-        let result = match self.answers(cache).await {
+        let result = match self.cache_answers(cache).await {
             Ok(()) => self.copy_to(path, cache).await,
             Err(why) => Err((why, true)),
         };
         match result {
             Ok(()) => {
-                self.caches.with(cache, |c| c.dead_until = None);
+                self.caches.with(url, |c| c.dead_until = None);
                 Ok(())
             }
             Err((why, dead)) => {
-                let why = why.replace(cache, &shown(cache));
+                let why = explained(&why.replace(url, &shown(url)));
                 if dead {
                     let until = Instant::now() + DEAD_FOR;
                     self.caches
-                        .with(cache, |c| c.dead_until = Some((until, why.clone())));
+                        .with(url, |c| c.dead_until = Some((until, why.clone())));
                 }
                 Err(why)
             }
         }
     }
 
-    /// A folder needs no question. Nix asks a web server for its `nix-cache-info`, and another store for its version.
-    pub async fn answers(&self, cache: &str) -> Result<(), String> {
-        if cache.starts_with("file://") {
+    /// Does it answer, and to our login? A folder needs no question.
+    pub async fn cache_answers(&self, cache: &ResolvedCache) -> Result<(), String> {
+        if cache.url.starts_with("file://") {
             return Ok(());
         }
+        let mut spec = self.question(&cache.url);
+        give_login(&mut spec, cache)?;
+        // Nix remembers for a week that a web server was there, and would say so without asking it.
+        let forgetful = self.settings.state.join("ask").join(format!(
+            "{}-{}",
+            std::process::id(),
+            trueup_schema::Digest::of(cache.url.as_bytes()).short()
+        ));
+        let home = forgetful.as_os_str().to_owned();
+        spec.env.insert("XDG_CACHE_HOME".to_owned(), home);
+        let answer = said_yes(spec).await;
+        let _none_was_made = std::fs::remove_dir_all(&forgetful);
+        answer.map_err(|why| explained(&why))
+    }
+
+    /// Nix asks another store for its version.
+    pub async fn answers(&self, store: &str) -> Result<(), String> {
+        said_yes(self.question(store)).await
+    }
+
+    fn question(&self, store: &str) -> ExecSpec {
         let mut spec = ExecSpec::new(
             self.settings.program.clone(),
-            ["store", "info", "--store", cache],
+            ["store", "info", "--store", store],
         );
         spec.env.clone_from(&self.settings.env);
         spec.env
@@ -110,27 +138,18 @@ impl Nix {
             output: 64 << 10,
             rss: None,
         };
-        match exec::run(&spec).await {
-            Ok(exit) if exit.ok() => Ok(()),
-            Ok(exit) => Err(super::publish::last_error(&super::log::plain(
-                &exit.err_text(),
-            ))),
-            Err(exec::ExecError::TimedOut { secs, .. }) => {
-                Err(format!("it did not answer within {secs} s"))
-            }
-            Err(e) => Err(e.to_string()),
-        }
+        spec
     }
 
     /// The copy itself; with an error, whether the cache is to be left alone for a while.
-    async fn copy_to(&self, path: &StorePath, cache: &str) -> Result<(), (String, bool)> {
+    async fn copy_to(&self, path: &StorePath, cache: &ResolvedCache) -> Result<(), (String, bool)> {
         let args = [
             "copy",
             "--log-format",
             "internal-json",
             "-v",
             "--to",
-            cache,
+            &cache.url,
             path.as_str(),
         ];
         let limits = Limits {
@@ -142,6 +161,7 @@ impl Nix {
         if let Some(store) = spec.args.iter_mut().find(|a| *a == "--store") {
             *store = "--from".into();
         }
+        give_login(&mut spec, cache).map_err(|why| (why, false))?;
         let failed = |e: exec::ExecError| (e.to_string(), true);
         let mut running = exec::stream(spec).map_err(failed)?;
         let mut error = None;
@@ -165,6 +185,62 @@ impl Nix {
         let dead = away.iter().any(|w| why.contains(w));
         Err((why, dead))
     }
+}
+
+async fn said_yes(spec: ExecSpec) -> Result<(), String> {
+    match exec::run(&spec).await {
+        Ok(exit) if exit.ok() => Ok(()),
+        Ok(exit) => Err(super::publish::last_error(&super::log::plain(
+            &exit.err_text(),
+        ))),
+        Err(exec::ExecError::TimedOut { secs, .. }) => {
+            Err(format!("it did not answer within {secs} s"))
+        }
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Tells Nix in which file the login is. Nobody sees more of it than its name, and we don't read it ourselves.
+fn give_login(spec: &mut ExecSpec, cache: &ResolvedCache) -> Result<(), String> {
+    let Some(file) = &cache.credentials_file else {
+        return Ok(());
+    };
+    // Nix says nothing of a file that it can't read, and comes without a login.
+    let meta = std::fs::File::open(file).and_then(|f| f.metadata());
+    let meta = meta.map_err(|e| format!("its credentialsFile {file}: {e}"))?;
+    if meta.permissions().mode() & 0o007 != 0 {
+        return Err(format!(
+            "its credentialsFile {file} may be read by everybody: chmod 600 {file}"
+        ));
+    }
+    if cache.url.starts_with("s3://") {
+        spec.env
+            .insert("AWS_SHARED_CREDENTIALS_FILE".to_owned(), file.into());
+        // What the machine's own cloud would lend is not asked for.
+        spec.env
+            .insert("AWS_EC2_METADATA_DISABLED".to_owned(), "true".into());
+        return Ok(());
+    }
+    let config = spec.env.entry("NIX_CONFIG".to_owned()).or_default();
+    config.push(format!("\nnetrc-file = {file}\n"));
+    Ok(())
+}
+
+/// With what a person can do about it, where Nix leaves that out.
+fn explained(why: &str) -> String {
+    let has = |words: &[&str]| words.iter().any(|w| why.contains(w));
+    let next = if why.contains("know how to open Nix store") && why.contains("s3") {
+        "this Nix was built without S3: name one that has it as `nix.program` in trueup.yaml (those of nixos.org do), or give \
+         the cache an `http(s)://` URL that takes uploads, or `file://`"
+    } else if has(&["HTTP error 401", "HTTP error 403"]) {
+        "it wants a login that may write: `credentialsFile` in the Cache names a file with one (and for `s3://` Nix must be \
+         built with AWS' logins)"
+    } else if has(&["certificate", "SSL peer"]) {
+        "the file that NIX_SSL_CERT_FILE names in the controller's environment (or `ssl-cert-file` in nix.conf) has to have its CA"
+    } else {
+        return why.to_owned();
+    };
+    format!("{why}; {next}")
 }
 
 /// The error in a line of Nix' log, if it is one.

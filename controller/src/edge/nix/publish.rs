@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use trueup_engine::ports::{PublishError, Publisher};
 use trueup_schema::StorePath;
+use trueup_schema::kind::ResolvedCache;
 
 use super::info::{self, PathInfo};
 use super::{Nix, built, exec};
@@ -31,12 +32,12 @@ impl Publisher for Nix {
             })
     }
 
-    async fn push(&self, path: &StorePath, cache: &str) -> Result<(), PublishError> {
+    async fn push(&self, path: &StorePath, cache: &ResolvedCache) -> Result<(), PublishError> {
         self.push_now(path, cache)
             .await
             .map_err(|why| PublishError::Cache {
                 path: path.clone(),
-                cache: cache.to_owned(),
+                cache: cache.url.clone(),
                 why,
             })
     }
