@@ -177,8 +177,10 @@ in
         {
           description = "trueup: brings back the secrets that users need";
           wantedBy = [ "sysinit.target" ];
+          # Not behind local-fs.target: users are made before the folders that file systems are mounted on (`/dev` is set up
+          # by their names), so that would be a circle, and systemd would leave one of the units out. The file systems that
+          # are needed here are there since the initrd, as an assertion says.
           before = makers ++ [ "systemd-tmpfiles-setup.service" ];
-          after = [ "local-fs.target" ];
         }
       ]
     );

@@ -128,6 +128,18 @@ in
       };
     refused = [ ];
   };
+  agentWithSecretsAndUserborn = {
+    module = {
+      imports = [
+        (agent {
+          secrets.api-token = { };
+          secrets.ana.neededForUsers = true;
+        })
+      ];
+      services.userborn.enable = true;
+    };
+    refused = [ ];
+  };
   # The key is on a file system of its own: what users need is too early for it, the rest waits.
   agentWithAKeyThatIsMountedLate = {
     module =

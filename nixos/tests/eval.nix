@@ -189,6 +189,10 @@ in
   services = lib.mapAttrs (_: service) (
     lib.filterAttrs (n: _: lib.hasPrefix "trueup" n) config.systemd.services
   );
+  # Units that make users, where this configuration has any and the tree knows them.
+  makers = lib.mapAttrs (_: s: { inherit (s) before after; }) (
+    lib.filterAttrs (n: _: n == "userborn" || n == "systemd-sysusers") config.systemd.services
+  );
   etc = lib.mapAttrs (_: e: { text = if e.text == null then textOf e.source else e.text; }) (
     lib.filterAttrs (n: _: lib.hasPrefix "trueup/" n) config.environment.etc
   );

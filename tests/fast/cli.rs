@@ -4,6 +4,7 @@
 
 mod byhand;
 mod plan;
+mod readers;
 mod secrets;
 
 use std::collections::BTreeMap;

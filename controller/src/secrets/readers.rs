@@ -33,7 +33,7 @@ pub struct Readers<'a> {
 /// One who can, or should be able to, open a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Access {
-    /// `host/web-1`, `admin`, or empty for somebody whom the manifests don't know.
+    /// `host/web-1`, `admin`, several of them where a key is shared, or empty for somebody whom the manifests don't know.
     pub who: String,
     /// As the file names it, or as it would be named.
     pub recipient: String,
@@ -172,15 +172,20 @@ impl<'a> Readers<'a> {
         rows
     }
 
-    /// Whose each known recipient is.
+    /// Whose each known recipient is. Hosts that were made from one image may share a key, and then each can read.
     fn names(&self) -> BTreeMap<String, String> {
-        let mut names = BTreeMap::new();
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
         for admin in self.admins() {
             names.insert(admin.to_string(), "admin".to_owned());
         }
         for host in self.fleet.hosts.values() {
-            for recipient in host_recipients(host) {
-                names.insert(recipient.to_string(), format!("host/{}", host.name));
+            let mine: BTreeSet<_> = host_recipients(host).into_iter().collect();
+            for recipient in mine {
+                let who = names.entry(recipient.to_string()).or_default();
+                if !who.is_empty() {
+                    who.push_str(", ");
+                }
+                who.push_str(&format!("host/{}", host.name));
             }
         }
         names

@@ -10,20 +10,21 @@ use trueup_secrets::{EncryptSpec, Encrypted, Format, Identities, Recipient, Scop
 use super::Place;
 
 /// Real public keys, of no machine.
-const WEB: &str =
+pub(super) const WEB: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS";
-const DB: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGA03j/GZFfPXNVha/hGqnsMF4NRczHgGWsKK4+P7Qxj";
-const PLAIN: &str = "token: planted-value-1\nhash: planted-value-2\n";
+pub(super) const DB: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGA03j/GZFfPXNVha/hGqnsMF4NRczHgGWsKK4+P7Qxj";
+pub(super) const PLAIN: &str = "token: planted-value-1\nhash: planted-value-2\n";
 
 /// A fleet whose hosts have keys, an admin whose private key is found, and one file for web-1.
-struct Fleet {
-    place: Place,
+pub(super) struct Fleet {
+    pub place: Place,
     admin: Identities,
-    recipient: Recipient,
+    pub recipient: Recipient,
 }
 
 impl Fleet {
-    fn new() -> Self {
+    pub fn new() -> Self {
         use secrecy::ExposeSecret as _;
         let place = Place::new();
         let (secret, recipient) = trueup_secrets::generate_identity();
@@ -64,7 +65,7 @@ impl Fleet {
         fleet
     }
 
-    fn sealed(&self) -> String {
+    pub fn sealed(&self) -> String {
         let web = Recipient::of_host_key(WEB).unwrap().remove(0);
         let spec = EncryptSpec {
             groups: vec![vec![web, self.recipient.clone()]],
@@ -78,7 +79,7 @@ impl Fleet {
     }
 
     /// Two secrets of one file: a unit's, and one that users are made from.
-    fn secrets(&self, hosts: &str, mode: &str) {
+    pub fn secrets(&self, hosts: &str, mode: &str) {
         let text = format!(
             "apiVersion: trueup/v1alpha1\nkind: Secret\nmetadata: {{name: token}}\nspec:\n  source: secrets/web.yaml\n  \
              key: token\n  hosts: \"{hosts}\"\n  mode: {mode}\n  restartUnits: [web.service]\n  reloadUnits: [proxy.service]\n\
@@ -97,20 +98,20 @@ impl Fleet {
         Path::new(&self.place.path("fleet")).join(file)
     }
 
-    fn read(&self, file: &str) -> String {
+    pub fn read(&self, file: &str) -> String {
         std::fs::read_to_string(self.at(file)).unwrap()
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub fn write(&self, file: &str, text: &str) {
         std::fs::create_dir_all(self.at(file).parent().unwrap()).unwrap();
         std::fs::write(self.at(file), text).unwrap();
     }
 
-    fn commit(&self, message: &str) {
+    pub fn commit(&self, message: &str) {
         fleet::commit_all(&self.place.path("fleet"), message).unwrap();
     }
 
-    fn file(&self) -> Encrypted {
+    pub fn file(&self) -> Encrypted {
         Encrypted::parse(self.read("secrets/web.yaml").as_bytes(), Format::Yaml).unwrap()
     }
 
