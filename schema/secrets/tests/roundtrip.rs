@@ -190,6 +190,12 @@ fn groups_need_their_threshold() {
         file.decrypt(&identities, Mac::Verify)
     };
     assert!(with(&[1]).is_err());
+    // The same is known without any key, by names: what `validate` refuses.
+    let named = |some: &[usize]| {
+        let mine: Vec<_> = some.iter().map(|at| keys[*at].1.clone()).collect();
+        file.names_enough_of(&mine)
+    };
+    assert!(!named(&[]) && !named(&[1]) && named(&[0, 2]) && named(&[0, 1, 2]));
     assert!(with(&[0, 2]).is_ok() && with(&[1, 2]).is_ok() && with(&[0, 1, 2]).is_ok());
 }
 
