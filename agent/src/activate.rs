@@ -374,7 +374,11 @@ impl Run<'_> {
             }
             if now >= deadline.at {
                 let secs = self.ctx.intent.confirm.timeout_secs;
-                let message = format!("nobody confirmed over a new connection within {secs} s");
+                let witness = self.ctx.intent.confirm.witness.as_ref();
+                let nobody = witness.map_or("nobody confirmed".to_owned(), |w| {
+                    format!("the witness {} did not confirm", w.host)
+                });
+                let message = format!("{nobody} over a new connection within {secs} s");
                 return Ok(Event::RollingBack(Fault::new(Stage::Confirm, message)));
             }
             let next = if self.state().good {

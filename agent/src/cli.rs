@@ -9,11 +9,11 @@ use trueup_schema::wire::{Hold, OfferReply, Order};
 use crate::files::{self, Layout};
 use crate::{
     AgentError, activate, confirm, contact, deadman, gate, journal, leave, offer, parse_order,
-    report, resume, secrets,
+    report, resume, secrets, witness, witnessed,
 };
 
 const USAGE: &str = "trueup-agent version [-o json] | report | keys | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
-| resume | authorized-key KEY | ssh-command | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
+| resume | authorized-key KEY | ssh-command | witness | witness-key KEY | ssh-witness | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
 
@@ -57,12 +57,17 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
             println!("{}", gate::line(rest)?);
             return Ok(());
         }
-        // It names no `ssh-command` itself, so this ends.
-        "ssh-command" => {
-            return match gate::ssh_command(rest)? {
-                Some(args) => verb(&args),
-                None => Ok(()),
+        "witness-key" => {
+            println!("{}", gate::witness_line(rest)?);
+            return Ok(());
+        }
+        // Neither names itself or the other, so this ends.
+        "ssh-command" | "ssh-witness" => {
+            let asked = match name.as_str() {
+                "ssh-command" => gate::ssh_command(rest)?,
+                _ => gate::ssh_witness(rest)?,
             };
+            return asked.map_or(Ok(()), |args| verb(&args));
         }
         _ => {}
     }
@@ -77,7 +82,7 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
     layout.create()?;
     if matches!(
         name.as_str(),
-        "report" | "adopt-info" | "offer" | "watch" | "confirm"
+        "report" | "adopt-info" | "offer" | "watch" | "confirm" | "challenge"
     ) {
         contact::note(&layout);
     }
@@ -121,6 +126,16 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
         "confirm" => {
             let report = confirm::confirm(&layout, order(rest)?, option(rest, "--nonce")?)?;
             offer::say(out, &report)
+        }
+        "witness" => {
+            let envelope = offer::read_envelope(stdin().lock())?;
+            offer::say(out, &witness::take(&layout, &envelope.signed)?)
+        }
+        "witnessing" => witness::go(&layout, option(rest, "--host")?),
+        "challenge" => offer::say(out, &witnessed::challenge(&layout, order(rest)?)?),
+        "testify" => {
+            let (nonce, signature) = (option(rest, "--nonce")?, option(rest, "--signature")?);
+            witnessed::testify(&layout, order(rest)?, nonce, signature)
         }
         "activate" => activate::run(&layout, order(rest)?),
         "deadman" => {

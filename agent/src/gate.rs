@@ -27,6 +27,8 @@ const LOG: &str = "/dev/log";
 const PRIORITY: u32 = 4 * 8 + 4;
 /// Where sudo is: NixOS, others.
 const SUDO: [&str; 2] = ["/run/wrappers/bin/sudo", "/usr/bin/sudo"];
+/// An Ed25519 signature in base 64.
+const SIGNATURE: usize = 88;
 /// What the controller sets of Nix at this end. Numbers and truth values only: an option may name a program.
 const NIX_OPTIONS: [&str; 4] = [
     "connect-timeout",
@@ -151,16 +153,57 @@ fn is_agent(program: &str) -> bool {
     program == BROUGHT || named().is_some()
 }
 
+fn is_order(word: &str) -> bool {
+    parse_order(word).is_some()
+}
+
+/// What an activation's nonce looks like.
+#[must_use]
+pub fn is_nonce(word: &str) -> bool {
+    (1..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Reads what a witness says over its own key: two verbs, and no program.
+pub fn parse_witness(command: &str) -> Result<Run, Refused> {
+    let words = words(command)?;
+    let is_signature = |w: &str| {
+        w.len() == SIGNATURE
+            && w.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
+    };
+    let good = match words.as_slice() {
+        ["challenge", "--order", order] => is_order(order),
+        [
+            "testify",
+            "--order",
+            order,
+            "--nonce",
+            nonce,
+            "--signature",
+            signature,
+        ] => is_order(order) && is_nonce(nonce) && is_signature(signature),
+        [name @ ("challenge" | "testify"), ..] => return Err(Refused::Arguments(short(name))),
+        _ => {
+            return Err(Refused::Verb(
+                words.first().map_or(String::new(), |w| short(w)),
+            ));
+        }
+    };
+    if !good {
+        return Err(Refused::Arguments(short(words[0])));
+    }
+    let args = words.iter().map(|w| (*w).to_owned()).collect();
+    let as_root = true;
+    Ok(Run::Verb { args, as_root })
+}
+
 /// A verb with exactly the arguments that the controller gives it.
 fn verb(args: &[&str]) -> Result<(), Refused> {
     let Some((name, rest)) = args.split_first() else {
         return Err(Refused::Verb(String::new()));
     };
-    let is_order = |w: &str| parse_order(w).is_some();
-    let is_nonce =
-        |w: &str| (1..=64).contains(&w.len()) && w.bytes().all(|b| b.is_ascii_hexdigit());
     let good = match (*name, rest) {
-        ("report" | "watch" | "adopt-info" | "keys" | "leave", rest) => rest.is_empty(),
+        ("report" | "watch" | "adopt-info" | "keys" | "leave" | "witness", rest) => rest.is_empty(),
         ("version", rest) => matches!(rest, [] | ["-o", "json"]),
         ("want", paths) => {
             !paths.is_empty() && paths.iter().all(|p| p.parse::<StorePath>().is_ok())
@@ -197,10 +240,21 @@ fn is_daemon(args: &[&str]) -> bool {
 /// The verb `ssh-command`: reads what sshd was asked for, and answers the verb to run here, if it is one. Does not return
 /// where another program takes this one's place.
 pub fn ssh_command(rest: &[String]) -> Result<Option<Vec<String>>, AgentError> {
+    forced(rest, "ssh-command", parse)
+}
+
+/// The verb `ssh-witness`: the same for the key of a witness.
+pub fn ssh_witness(rest: &[String]) -> Result<Option<Vec<String>>, AgentError> {
+    forced(rest, "ssh-witness", parse_witness)
+}
+
+fn forced(
+    rest: &[String],
+    name: &str,
+    parse: fn(&str) -> Result<Run, Refused>,
+) -> Result<Option<Vec<String>>, AgentError> {
     if !rest.is_empty() {
-        return Err(AgentError::Usage(
-            "ssh-command takes no arguments".to_owned(),
-        ));
+        return Err(AgentError::Usage(format!("{name} takes no arguments")));
     }
     let command = std::env::var_os(COMMAND).unwrap_or_default();
     let command = String::from_utf8_lossy(command.as_encoded_bytes());
@@ -243,7 +297,16 @@ fn refuse(command: &str, why: Refused) -> AgentError {
 
 /// The verb `authorized-key`: the line of `authorized_keys` for a public key of the controller.
 pub fn line(rest: &[String]) -> Result<String, AgentError> {
-    let usage = || AgentError::Usage("authorized-key 'TYPE BASE64 [COMMENT]'".to_owned());
+    line_for(rest, "authorized-key", "ssh-command")
+}
+
+/// The verb `witness-key`: the line for the host key of a witness.
+pub fn witness_line(rest: &[String]) -> Result<String, AgentError> {
+    line_for(rest, "witness-key", "ssh-witness")
+}
+
+fn line_for(rest: &[String], verb: &str, command: &str) -> Result<String, AgentError> {
+    let usage = || AgentError::Usage(format!("{verb} 'TYPE BASE64 [COMMENT]'"));
     let key = rest.join(" ");
     let mut parts = key.split_whitespace();
     let (Some(kind), Some(data)) = (parts.next(), parts.next()) else {
@@ -265,7 +328,7 @@ pub fn line(rest: &[String]) -> Result<String, AgentError> {
             "{own} can't stand in a line of authorized_keys: run the agent from its store path"
         )));
     }
-    Ok(format!("restrict,command=\"{own} ssh-command\" {key}"))
+    Ok(format!("restrict,command=\"{own} {command}\" {key}"))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ fn what_the_controller_says_is_taken_word_for_word() {
         "watch",
         "keys",
         "leave",
+        "witness",
         &format!("want {PATH} {PATH}"),
     ] {
         let words: Vec<String> = rest.split(' ').map(str::to_owned).collect();
@@ -51,6 +52,47 @@ fn what_the_controller_says_is_taken_word_for_word() {
             .collect();
         assert_eq!(parse(tool), Ok(Run::Tool(words)), "{tool}");
     }
+}
+
+#[test]
+fn a_witness_says_two_things_and_no_third() {
+    let signature = "A".repeat(86) + "==";
+    for good in [
+        "challenge --order 1-7".to_owned(),
+        format!("testify --order 1-7 --nonce 0a1b --signature {signature}"),
+    ] {
+        let args = good.split(' ').map(str::to_owned).collect();
+        let as_root = true;
+        assert_eq!(parse_witness(&good), Ok(Run::Verb { args, as_root }));
+        assert!(
+            parse(&good).is_err(),
+            "the controller's key does not say it"
+        );
+    }
+    for bad in [
+        "challenge",
+        "challenge --order x",
+        "challenge --order 1-7 --order 1-8",
+        "testify --order 1-7 --nonce 0a1b",
+        "testify --order 1-7 --nonce 0a1b --signature short",
+        &format!("testify --order 1-7 --nonce -x --signature {signature}"),
+    ] {
+        let got = parse_witness(bad);
+        assert!(matches!(got, Err(Refused::Arguments(_))), "{bad}: {got:?}");
+    }
+    for other in [
+        "report",
+        "offer",
+        "confirm --order 1-7 --nonce 0a",
+        "sh",
+        "true",
+        AGENT,
+    ] {
+        let got = parse_witness(other);
+        assert!(matches!(got, Err(Refused::Verb(_))), "{other}: {got:?}");
+    }
+    assert_eq!(parse_witness(""), Err(Refused::Shell));
+    assert!(parse_witness("challenge;id").is_err());
 }
 
 #[test]
@@ -88,7 +130,10 @@ fn verbs_and_arguments_that_the_controller_never_says_are_refused() {
         "resume",
         "ssh-command",
         "authorized-key",
-        "witness",
+        "witnessing",
+        "challenge",
+        "testify",
+        "ssh-witness",
         "--",
         "-h",
     ] {

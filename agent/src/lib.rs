@@ -40,6 +40,8 @@ pub mod session;
 pub mod system;
 pub mod trust;
 pub mod units;
+pub mod witness;
+pub mod witnessed;
 
 /// What can go wrong in a verb, as told to the person or controller at the other end.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,7 @@ pub enum AgentError {
     /// A confirmation that does not count.
     #[error("{reason}: {message}")]
     NotConfirmed {
-        /// `NotFresh`, `WrongNonce`, `NotAwaiting`.
+        /// `NotFresh`, `WrongNonce`, `NotAwaiting`, `NotWitness`.
         reason: &'static str,
         /// For people.
         message: String,
@@ -98,6 +100,12 @@ pub enum AgentError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
+    /// What a witness is asked, and does not do.
+    #[error("Witness: {0}")]
+    Witness(String),
+    /// Whom to be a witness of.
+    #[error("Witness: {0}; nobody is watched")]
+    Watch(trust::TrustError),
     /// A list of the controller's keys.
     #[error("{0}; nothing changed")]
     Keys(trust::TrustError),

@@ -9,21 +9,28 @@ use trueup_schema::Timestamp;
 use trueup_schema::wire::{
     Activation, AgentInfo, AttemptReport, AttemptState, BootReport, ComponentReport, FORMAT, Hold,
     Identity, Intent, MODES_V1, OTHER_MANAGERS, Order, OtherManager, Report, Running, SECRETS_V1,
-    SYSTEM_V1,
+    SYSTEM_V1, WITNESS_V1,
 };
 
 use crate::files::{self, Layout};
 use crate::units::{self, Units};
 use crate::{
     AgentError, boot, component, deadman, journal, memory, preflight, reboot, resume, secrets,
+    witness,
 };
 
 /// What this program understands.
 #[cfg(not(feature = "planted"))]
-pub const UNDERSTANDS: [&str; 3] = [SYSTEM_V1, SECRETS_V1, MODES_V1];
+pub const UNDERSTANDS: [&str; 4] = [SYSTEM_V1, SECRETS_V1, MODES_V1, WITNESS_V1];
 /// What this program understands.
 #[cfg(feature = "planted")]
-pub const UNDERSTANDS: [&str; 4] = [SYSTEM_V1, SECRETS_V1, MODES_V1, crate::second::SECOND_V1];
+pub const UNDERSTANDS: [&str; 5] = [
+    SYSTEM_V1,
+    SECRETS_V1,
+    MODES_V1,
+    WITNESS_V1,
+    crate::second::SECOND_V1,
+];
 /// More differences are not told.
 const MAX_WARNINGS: usize = 16;
 /// More host keys are not told.
@@ -100,6 +107,7 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
         running: running(&units, loader, attempt.as_ref()),
         components: components(layout, intent.as_ref(), &secrets)?,
         attempt,
+        watches: witness::report(layout),
         other_managers: others(&units),
         keys: Some(crate::trust::report(layout)),
         hold: hold(layout)?,

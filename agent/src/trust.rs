@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use trueup_schema::wire::{
     FORMAT, INTENT_PAYLOAD_TYPE, Intent, KEYS_MAX, KEYS_PAYLOAD_TYPE, KeyList, Keys, KeysReport,
-    Signed,
+    Signed, WATCH_PAYLOAD_TYPE, Watch,
 };
 
 use crate::files::{self, FileError, Layout};
@@ -32,6 +32,9 @@ pub enum TrustError {
     /// What was signed is no intent.
     #[error("the signed bytes are no intent: {0}")]
     Parse(serde_json::Error),
+    /// What was signed does not say whom to watch.
+    #[error("the signed bytes say no watch: {0}")]
+    Watch(serde_json::Error),
     /// What was signed is no list of keys.
     #[error("the signed bytes are no list of keys: {0}")]
     List(String),
@@ -98,6 +101,17 @@ pub fn verify(layout: &Layout, signed: &Signed, pin: Option<&str>) -> Result<Int
         files::write_atomic(&layout.file(PINNED), format!("{}\n", trusted[0]).as_bytes())?;
     }
     Ok(intent)
+}
+
+/// Whom to be a witness of, if a key that is obeyed signed it. Nothing is pinned by it.
+pub fn watch(layout: &Layout, signed: &Signed) -> Result<Watch, TrustError> {
+    let trusted = pinned(layout);
+    if trusted.is_empty() {
+        return Err(TrustError::NoKey);
+    }
+    let keys = Keys::parse(trusted.iter().map(String::as_str))?;
+    let payload = signed.verify(WATCH_PAYLOAD_TYPE, &keys)?;
+    serde_json::from_slice(&payload).map_err(TrustError::Watch)
 }
 
 /// The verb `keys`: the keys of this list are obeyed from now on, in place of the pinned ones, if one of those that are

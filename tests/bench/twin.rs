@@ -115,6 +115,10 @@ impl Hosts for Twins {
         Ok(OfferReply::Begun { order })
     }
 
+    async fn witness(&self, _: &Target, _: &Signed) -> Result<(), TransportError> {
+        Ok(())
+    }
+
     async fn leave(&self, _: &Target) -> Result<Farewell, TransportError> {
         Ok(Farewell::default())
     }
@@ -217,6 +221,7 @@ impl Twin {
                 })
                 .collect(),
             other_managers: Vec::new(),
+            watches: Vec::new(),
             keys: None,
             hold: None,
             warnings: Vec::new(),

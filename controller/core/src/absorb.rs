@@ -13,6 +13,9 @@ use crate::way;
 /// Windows without a confirming connection, after which the goal itself is at fault.
 pub const MAX_UNCONFIRMED: u32 = 2;
 
+/// As after so many failures, a witness that could not be asked is asked again.
+const UNWITNESSED: u32 = 5;
+
 /// Something that happened, for an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
@@ -360,6 +363,21 @@ pub fn missed(
             .push(note(Severity::Warning, Reason::Unreachable, message));
     }
     out
+}
+
+/// The witness could not be asked, so nothing was offered: the claim is given back, and asked for again later.
+pub fn unwitnessed(m: &mut Memory, message: String, now: Timestamp, seed: u64) -> Effects {
+    m.not_before = Some(now + backoff::delay(UNWITNESSED, seed));
+    m.last_error = Some(Problem {
+        class: ErrorClass::Transient,
+        reason: Reason::ProgressingWithRetry,
+        message,
+        retry_at: m.not_before,
+    });
+    Effects {
+        release: true,
+        ..Effects::default()
+    }
 }
 
 /// What a reply to an offer changes. `release`: the claim is given back.

@@ -146,6 +146,7 @@ fn supposed_report(identity: &Identity, runs: Option<&Wanted>, now: Timestamp) -
             quarantined: Vec::new(),
         }],
         other_managers: Vec::new(),
+        watches: Vec::new(),
         keys: None,
         hold: None,
         warnings: Vec::new(),

@@ -19,6 +19,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "observe.start",
     "observe.end",
     "offer.start",
+    "witness.end",
     "offer.end",
     "copy.start",
     "copy.end",

@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::SigningKey;
 use trueup_engine::ports::Signer;
 use trueup_schema::wire::{
-    FORMAT, INTENT_PAYLOAD_TYPE, Intent, KEYS_PAYLOAD_TYPE, KeyList, KeysReport, Signed, key_text,
+    FORMAT, INTENT_PAYLOAD_TYPE, Intent, KEYS_PAYLOAD_TYPE, KeyList, KeysReport, Signed,
+    WATCH_PAYLOAD_TYPE, Watch, key_text,
 };
 
 /// The key for intents, below the folder of keys: base 64 of its 32 bytes.
@@ -196,6 +197,10 @@ impl Signer for FleetKey {
     fn sign(&self, intent: &Intent) -> Signed {
         let payload = serde_json::to_vec(intent).expect("maps of an intent have text keys");
         self.signed(INTENT_PAYLOAD_TYPE, &payload)
+    }
+    fn sign_watch(&self, watch: &Watch) -> Signed {
+        let payload = serde_json::to_vec(watch).expect("a watch has no maps");
+        self.signed(WATCH_PAYLOAD_TYPE, &payload)
     }
 }
 

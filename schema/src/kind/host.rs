@@ -219,6 +219,9 @@ pub struct Activation {
     /// Who must have seen the host on a new connection before the change stays. Default: `controller`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,
+    /// With `confirm: witness`, the host whose agent confirms: one that is pushed to, with an ed25519 key in `ssh.hostKeys`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<HostName>,
     /// How long the host waits for that before it rolls back by itself. Default: `120s`; 1 s to 24 h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm_timeout: Option<Duration>,
@@ -244,6 +247,7 @@ overlay!(Activation {
         mode,
         unconfirmed_boot,
         confirm,
+        witness,
         confirm_timeout,
         activation_timeout,
         on_timeout,
@@ -321,6 +325,8 @@ words! {
     pub enum Confirm {
         /// The controller, on a new connection.
         Controller = "controller",
+        /// Another host of the fleet, `witness`, on a new connection of its own: for the controller's own host.
+        Witness = "witness",
         /// The host itself, by reaching its source.
         SelfConfirm = "self",
         /// Nobody: what activates stays.

@@ -87,6 +87,7 @@ fn activation(written: Activation) -> ResolvedActivation {
         mode: written.mode.unwrap_or(ours.mode),
         unconfirmed_boot: written.unconfirmed_boot.unwrap_or(ours.unconfirmed_boot),
         confirm: written.confirm.unwrap_or(ours.confirm),
+        witness: written.witness,
         confirm_timeout: written.confirm_timeout.unwrap_or(ours.confirm_timeout),
         activation_timeout: written
             .activation_timeout

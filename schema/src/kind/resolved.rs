@@ -288,6 +288,9 @@ pub struct ResolvedActivation {
     pub unconfirmed_boot: UnconfirmedBoot,
     /// Who confirms.
     pub confirm: Confirm,
+    /// The witness that does, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<HostName>,
     /// How long the host waits for that.
     pub confirm_timeout: Duration,
     /// After how long an activation is stuck.
@@ -308,6 +311,7 @@ impl Default for ResolvedActivation {
             mode: Mode::Switch,
             unconfirmed_boot: UnconfirmedBoot::Refuse,
             confirm: Confirm::Controller,
+            witness: None,
             confirm_timeout: Duration::from_secs(120),
             activation_timeout: Duration::from_mins(15),
             on_timeout: OnTimeout::Report,

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     HostName,
     kind::{
-        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, Reboot, ResolvedAlert,
-        ResolvedBuilder, ResolvedCache, ResolvedCheck, ResolvedHost, Selector, merge,
+        FleetManifests, FleetSpec, HostDefaults, Kind, Labels, ResolvedAlert, ResolvedBuilder,
+        ResolvedCache, ResolvedCheck, ResolvedHost, Selector, merge,
     },
 };
 
@@ -62,6 +62,7 @@ impl<'a> Cross<'a> {
         };
         let mut hosts = self.hosts(&spec);
         self.cycles(&hosts);
+        self.witnesses(&hosts);
         let (checks, selected) = self.checks();
         self.health(&mut hosts, &checks, &selected);
         let alerts = self.alerts();
@@ -236,23 +237,13 @@ impl<'a> Cross<'a> {
             let layers = merge::layers(&defaults, &overrides, &meta.labels);
             match merge::host(&name, meta, spec, layers) {
                 Some(host) => {
-                    if host.reboot == Reboot::Window && host.reboot_window.is_none() {
-                        self.no_window(document, &name);
-                    }
+                    self.window(document, &host);
                     hosts.entry(name).or_insert(host);
                 }
                 None => self.no_system(document, &name),
             }
         }
         hosts
-    }
-
-    fn no_window(&mut self, document: &Document, name: &HostName) {
-        let text = format!("Host `{name}` is rebooted within a window, and has none");
-        let help =
-            "add `rebootWindow: 02:00-04:00` (UTC) here or where `reboot: window` is".to_owned();
-        let place = at(document, &["spec"]);
-        self.report(document, ProblemKind::Conflict, place, text, help);
     }
 
     /// Not told of a host or a fleet whose own system was wrong: that was told.
@@ -281,10 +272,7 @@ impl<'a> Cross<'a> {
         if self.labels.contains_key(other) || !self.whole {
             return;
         }
-        let help = match nearest(other.as_str(), self.labels.keys().map(HostName::as_str)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "names of Host documents are meant".to_owned(),
-        };
+        let help = self.meant(other);
         let at = at(document, &["spec", "dependsOn", &n.to_string()]);
         self.report(
             document,
@@ -293,6 +281,18 @@ impl<'a> Cross<'a> {
             format!("there is no host `{other}`"),
             help,
         );
+    }
+
+    pub(super) fn is_host(&self, name: &HostName) -> bool {
+        self.labels.contains_key(name)
+    }
+
+    /// Which host may have been meant by a name that none has.
+    pub(super) fn meant(&self, other: &HostName) -> String {
+        match nearest(other.as_str(), self.labels.keys().map(HostName::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "names of Host documents are meant".to_owned(),
+        }
     }
 
     /// Each circle once, told at the host of its least name.

@@ -235,6 +235,7 @@ impl Decode for Activation {
             mode: f.opt(r, "mode"),
             unconfirmed_boot: f.opt(r, "unconfirmedBoot"),
             confirm: f.opt(r, "confirm"),
+            witness: f.opt(r, "witness"),
             confirm_timeout: f.duration(r, "confirmTimeout", LONG_WAIT_SECS),
             activation_timeout: f.duration(r, "activationTimeout", LONG_WAIT_SECS),
             on_timeout: f.opt(r, "onTimeout"),

@@ -6,6 +6,7 @@
 //! *Flow*: bytes → text → one tree a document (`tree`) → kind first, then that kind's fields (`read`, `kinds`) →
 //! documents against each other (`cross`).
 
+mod activations;
 mod checks;
 mod circles;
 mod cross;

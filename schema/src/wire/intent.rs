@@ -72,10 +72,13 @@ pub struct Intent {
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Confirm {
-    /// `controller` (over a new connection), `self`, or `none`.
+    /// `controller` (over a new connection), `witness`, `self`, or `none`.
     pub by: ConfirmBy,
     /// Seconds the host waits before it rolls back.
     pub timeout_secs: u64,
+    /// Whose word counts, and no other's, where `by` is `witness`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<super::Witness>,
 }
 
 /// See [`Confirm`].
@@ -85,6 +88,8 @@ pub struct Confirm {
 pub enum ConfirmBy {
     /// The controller, over a connection made after the activation ended.
     Controller,
+    /// Another host, named in [`Confirm::witness`], over a connection made after the activation ended.
+    Witness,
     /// The host itself, by fetching its intent anew.
     #[serde(rename = "self")]
     Itself,

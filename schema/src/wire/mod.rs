@@ -7,6 +7,7 @@ mod keys;
 mod report;
 mod secrets;
 mod signed;
+mod witness;
 
 pub use farewell::Farewell;
 pub use intent::{
@@ -24,6 +25,10 @@ pub use secrets::{
     secrets_digest,
 };
 pub use signed::{Keys, Signature, Signed, SignedError, key_text, pae};
+pub use witness::{
+    Challenge, WATCH_KEYS_MAX, WATCH_PAYLOAD_TYPE, WITNESS_KEY_TYPE, WITNESS_NAMESPACE, WITNESS_V1,
+    Watch, WatchReport, Witness, testify,
+};
 
 /// The format that this release writes. It reads this one and the two before.
 pub const FORMAT: u32 = 1;

@@ -48,6 +48,9 @@ pub struct Report {
     /// A person's hold on this host.
     #[serde(default)]
     pub hold: Option<Hold>,
+    /// Whom it confirms as a witness, or did last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watches: Vec<super::WatchReport>,
     /// What is promised less than usual here and why (volatile state, no OOM protection, init-link loader …).
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -299,6 +299,7 @@ impl Controller {
             confirm: Confirm {
                 by: ask.by,
                 timeout_secs: ask.confirm_secs,
+                witness: None,
             },
             retry: ask.retry,
             goals,

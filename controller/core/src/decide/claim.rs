@@ -1,14 +1,27 @@
 //! While a claim is held: what the host says of its attempt decides, and an attempt that may run is never abandoned.
 
-use trueup_schema::kind::{Confirm, Delivery};
+use trueup_schema::HostName;
+use trueup_schema::kind::{Confirm, Delivery, ResolvedHost};
 use trueup_schema::status::{Phase, Reason};
-use trueup_schema::wire::AttemptState;
+use trueup_schema::wire::{AttemptReport, AttemptState, ConfirmBy};
 
 use super::reboot::under_way;
 use super::talk::{Talk, suspended, unreachable};
 use super::{Decision, FOLLOW, Step};
 use crate::conditions::{State, Verdict};
 use crate::host::Work;
+
+/// Who confirms is what the host was told with this attempt, whatever the trunk has said since.
+pub(super) fn is_ours_to_confirm(manifest: &ResolvedHost, a: &AttemptReport) -> bool {
+    match &a.confirm {
+        Some(confirm) => confirm.by == ConfirmBy::Controller,
+        None => manifest.activation.confirm == Confirm::Controller,
+    }
+}
+
+fn witness(a: &AttemptReport) -> Option<&HostName> {
+    Some(&a.confirm.as_ref()?.witness.as_ref()?.host)
+}
 
 /// While a claim is held: what the host says of it decides.
 pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
@@ -34,12 +47,14 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
             }
             AttemptState::Rebooting => return Some(under_way(t, claim, a.boot.as_ref())),
             AttemptState::AwaitingConfirmation => {
-                let verdict = t.working(
-                    Phase::AwaitingConfirmation,
-                    "confirming over a new connection",
-                );
-                if let (Confirm::Controller, Some(nonce)) =
-                    (t.view.manifest.activation.confirm, &a.nonce)
+                let message = match witness(a) {
+                    Some(w) => {
+                        format!("waits for the witness {w}, who confirms over a new connection")
+                    }
+                    None => "confirming over a new connection".to_owned(),
+                };
+                let verdict = t.working(Phase::AwaitingConfirmation, message);
+                if let (true, Some(nonce)) = (is_ours_to_confirm(t.view.manifest, a), &a.nonce)
                     && m.not_before.is_none_or(|n| n <= t.now)
                 {
                     let (order, nonce) = (a.order, nonce.clone());

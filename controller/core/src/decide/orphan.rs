@@ -1,10 +1,10 @@
 //! An attempt that goes on on a host and that no claim is held for: the database is a backup, older than the attempt. It is
 //! ours, since the host takes intents of our key only. What is to run anyway is confirmed; all else is left to its end.
 
-use trueup_schema::kind::Confirm;
 use trueup_schema::status::Phase;
 use trueup_schema::wire::{AttemptState, Report};
 
+use super::claim::is_ours_to_confirm;
 use super::talk::Talk;
 use super::{Decision, FOLLOW, Step};
 use crate::host::Wanted;
@@ -22,8 +22,8 @@ pub(super) fn orphan(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report) -> Opti
         .goals
         .iter()
         .any(|(name, digest)| name.as_str() == SYSTEM && *digest == wanted.digest);
-    if let (AttemptState::AwaitingConfirmation, true, Confirm::Controller, Some(nonce)) =
-        (a.state, same, t.view.manifest.activation.confirm, &a.nonce)
+    let ours = same && is_ours_to_confirm(t.view.manifest, a);
+    if let (AttemptState::AwaitingConfirmation, true, Some(nonce)) = (a.state, ours, &a.nonce)
         && m.answered_at.is_some()
         && m.not_before.is_none_or(|n| n <= t.now)
     {

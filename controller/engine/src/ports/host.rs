@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::stream::LocalBoxStream;
-use trueup_schema::wire::{Farewell, Intent, OfferReply, Order, Report, Signed};
+use trueup_schema::wire::{Farewell, Intent, OfferReply, Order, Report, Signed, Watch};
 use trueup_schema::{Address, ErrorClass, HostName, StorePath, System};
 
 /// How to reach one host: from the manifest of the revision that is meant.
@@ -101,6 +101,8 @@ pub trait Hosts {
         nonce: &str,
         within_secs: u64,
     ) -> Result<Report, TransportError>;
+    /// Asks a host to be the witness of another: it goes there by itself from now on. Asked again, the later word holds.
+    async fn witness(&self, witness: &Target, watch: &Signed) -> Result<(), TransportError>;
     /// Has the agent take away what is trueup's on the host; what runs stays as it is. Safe to repeat.
     async fn leave(&self, target: &Target) -> Result<Farewell, TransportError>;
     /// Asks for a report.
@@ -115,4 +117,6 @@ pub trait Signer {
     fn cluster(&self) -> String;
     /// Signs.
     fn sign(&self, intent: &Intent) -> Signed;
+    /// Signs whom a witness is to confirm.
+    fn sign_watch(&self, watch: &Watch) -> Signed;
 }

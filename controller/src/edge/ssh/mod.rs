@@ -429,6 +429,25 @@ impl Hosts for SshHosts {
         }
     }
 
+    async fn witness(&self, witness: &Target, watch: &Signed) -> Result<(), TransportError> {
+        let target = self.inner.way(witness).await;
+        let line = format!("{}\n", serde_json::json!({ "signed": watch, "pin": null }));
+        let exit = self
+            .inner
+            .agent(
+                &target,
+                Freshness::Reuse,
+                &["witness"],
+                line.as_bytes(),
+                ASK_WALL,
+            )
+            .await?;
+        if exit.ok() {
+            return Ok(());
+        }
+        Err(fault::of(&target, &exit))
+    }
+
     async fn leave(&self, target: &Target) -> Result<Farewell, TransportError> {
         let target = self.inner.way(target).await;
         self.inner

@@ -9,6 +9,7 @@ use trueup_schema::{HostName, StorePath};
 
 use super::claim::{is_heard, release};
 use super::intent::intent;
+use super::witness;
 use super::{absorb_report, apply, missed, observe, target};
 use crate::state::Shared;
 
@@ -68,14 +69,42 @@ pub(super) async fn offer(sh: &Rc<Shared>, host: &HostName) {
         // The trunk moved on: those of the claim are no longer to be had.
         let outdated = wanted.is_some() && there.is_none();
         let cluster = sh.ports.signer.cluster();
-        let intent = intent(claim, &cell.record.manifest, machine, cluster, there);
-        (!outdated).then(|| (claim.clone(), intent))
+        let watch = witness::watch(state, claim, &cell.record.manifest);
+        let who = watch
+            .as_ref()
+            .map(|w| w.as_ref().ok().map(|w| w.1.witness.clone()));
+        let intent = intent(
+            claim,
+            &cell.record.manifest,
+            machine,
+            cluster,
+            there,
+            who.flatten(),
+        );
+        (!outdated).then(|| (claim.clone(), intent, watch))
     };
-    let Some((claim, intent)) = made else {
+    let Some((claim, intent, watch)) = made else {
         return observe(sh, host).await;
     };
     let signed = sh.ports.signer.sign(&intent);
     sh.crash("offer.start").await;
+    // Who is to confirm knows before there is anything to confirm: the controller may be gone by then.
+    if let Some(watch) = watch
+        && let Err(message) = witness::ask(sh, watch).await
+    {
+        sh.crash("witness.end").await;
+        let (now, seed) = (sh.now(), sh.ports.rt.random());
+        let effects = {
+            let mut state = sh.state.borrow_mut();
+            let Some(cell) = state.hosts.get_mut(host) else {
+                return;
+            };
+            absorb::unwitnessed(&mut cell.record.memory, message, now, seed)
+        };
+        apply(sh, host, effects);
+        return release(sh, host).await;
+    }
+    sh.crash("witness.end").await;
     let result = sh.ports.hosts.offer(&target, &signed).await;
     sh.crash("offer.end").await;
     let begun = matches!(&result, Ok(wire::OfferReply::Begun { .. }));

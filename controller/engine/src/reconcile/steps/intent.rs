@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use trueup_core::host::Claim;
 use trueup_schema::kind::{self, ResolvedHost};
-use trueup_schema::wire::{self, Intent, MODES_V1, SECRETS_V1, SYSTEM_V1, SystemGoal};
+use trueup_schema::wire::{self, Intent, MODES_V1, SECRETS_V1, SYSTEM_V1, SystemGoal, WITNESS_V1};
 
 pub(super) fn intent(
     claim: &Claim,
@@ -12,6 +12,7 @@ pub(super) fn intent(
     machine_id: Option<String>,
     cluster: String,
     secrets: Option<wire::Goal>,
+    witness: Option<wire::Witness>,
 ) -> Intent {
     let a = &m.activation;
     let goal = SystemGoal {
@@ -52,6 +53,9 @@ pub(super) fn intent(
             body: serde_json::to_value(&goal).unwrap_or_default(),
         });
     }
+    if a.confirm == kind::Confirm::Witness {
+        requires.insert(WITNESS_V1.to_owned());
+    }
     Intent {
         format: wire::FORMAT,
         cluster,
@@ -65,10 +69,12 @@ pub(super) fn intent(
         confirm: wire::Confirm {
             by: match a.confirm {
                 kind::Confirm::Controller => wire::ConfirmBy::Controller,
+                kind::Confirm::Witness => wire::ConfirmBy::Witness,
                 kind::Confirm::SelfConfirm => wire::ConfirmBy::Itself,
                 kind::Confirm::None => wire::ConfirmBy::None,
             },
             timeout_secs: a.confirm_timeout.as_secs(),
+            witness,
         },
         retry: claim.retry,
         goals,

@@ -4,6 +4,7 @@
 mod claim;
 mod deliver;
 mod intent;
+mod witness;
 
 use std::rc::Rc;
 
