@@ -11,8 +11,8 @@ use trueup_tests::world::{Stage, World};
 use crate::harness::{Host, Lab, command, static_agent, wait_slowly};
 use crate::hub;
 
-const HUB: &str = "hub";
-const OTHER: &str = "web-1";
+pub const HUB: &str = "hub";
+pub const OTHER: &str = "web-1";
 const HOSTS: [&str; 2] = [HUB, OTHER];
 const UNIT: &str = "trueup-controller.service";
 const SOCKET: &str = "/run/trueup-controller/api.sock";
@@ -42,13 +42,13 @@ fn sandbox() -> String {
     lines.join("\n    ")
 }
 
-struct Itself {
-    world: World,
+pub struct Itself {
+    pub world: World,
     sandbox: String,
 }
 
 impl Itself {
-    fn hub(&self) -> &Host {
+    pub fn hub(&self) -> &Host {
         self.world.host(HUB)
     }
 
@@ -58,7 +58,7 @@ impl Itself {
         (out.code == 0).then_some(out.stdout)
     }
 
-    fn status(&self, name: &str) -> Option<Value> {
+    pub fn status(&self, name: &str) -> Option<Value> {
         let text = self.trueup(&["get", "hosts", "-o", "json"])?;
         let list: Value = serde_json::from_str(&text).ok()?;
         let found = list["items"]
@@ -86,7 +86,7 @@ impl Itself {
     }
 
     /// A merge, pushed to the repository on the hub.
-    fn merge(&mut self, what: &str, hub: &[(&str, &str)], other: Option<&str>) {
+    pub fn merge(&mut self, what: &str, hub: &[(&str, &str)], other: Option<&str>) {
         let sandbox = self.sandbox.clone();
         let args = [hub, &[("message", what), ("sandbox", &sandbox)]].concat();
         let message = [("message", other.unwrap_or_default())];
@@ -116,7 +116,7 @@ impl Itself {
         assert!(pushed.status.success(), "{pushed:?}");
     }
 
-    fn ready(&self) {
+    pub fn ready(&self) {
         for name in HOSTS {
             let mut last = None;
             let done = wait_slowly(PATIENCE, || {
@@ -133,12 +133,12 @@ impl Itself {
         }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.hub().sh(&format!("journalctl -q -u {UNIT} -o cat --no-pager | tail -n 40; tail -n 20 /nix/var/trueup/attempts/*/agent.log")).stdout
     }
 
     /// What the hub runs now was switched to once, runs after a power cut too, and ended well.
-    fn deployed_itself(&self) {
+    pub fn deployed_itself(&self) {
         let status = self.status(HUB).expect("the controller answers");
         let closure = status["desiredClosure"].as_str().unwrap().to_owned();
         assert_eq!(
@@ -172,7 +172,7 @@ impl Itself {
     }
 }
 
-fn upload(host: &Host, text: &[u8], at: &str) {
+pub fn upload(host: &Host, text: &[u8], at: &str) {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(text);
     let out = host.sh(&format!(
@@ -182,7 +182,7 @@ fn upload(host: &Host, text: &[u8], at: &str) {
 }
 
 /// The program, its keys and settings, and a repository, on the hub. It runs as the older release.
-fn set() -> Option<Itself> {
+pub fn set() -> Option<Itself> {
     let lab = Lab::up(&HOSTS)?;
     let stage = Stage {
         fleet: "demo",

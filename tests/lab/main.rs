@@ -13,6 +13,7 @@ mod reboot;
 mod secrets;
 mod stc;
 mod takeover;
+mod witness;
 
 // Where they lie for all tests on hosts, and for the demo.
 use trueup_tests::{closures, harness};

@@ -221,6 +221,13 @@ pub struct Activation {
     pub confirm: Option<Confirm>,
     /// With `confirm: witness`, the host whose agent confirms: one that is pushed to, with an ed25519 key in `ssh.hostKeys`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "json-schema",
+        schemars(
+            with = "Option<String>",
+            regex(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+        )
+    )]
     pub witness: Option<HostName>,
     /// How long the host waits for that before it rolls back by itself. Default: `120s`; 1 s to 24 h.
     #[serde(skip_serializing_if = "Option::is_none")]
