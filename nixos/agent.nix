@@ -83,6 +83,17 @@ in
       '';
     };
 
+    witnesses = mkOption {
+      type = types.listOf ours.publicKey;
+      default = [ ];
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS root@web-1" ];
+      description = ''
+        SSH host keys of the hosts that may confirm this one as its witness: `activation.witness` in its manifest, for the
+        controller's own host. Such a key may ask where an attempt stands and hand in a signature, and nothing else. The
+        agent that answers is `package`.
+      '';
+    };
+
     controllerKeys = mkOption {
       type = types.listOf ours.controllerKey;
       default = [ ];
@@ -156,6 +167,10 @@ in
           message = "services.trueup.agent.package is null: forcedCommand needs the agent that the login is to run.";
         }
         {
+          assertion = cfg.witnesses != [ ] -> cfg.package != null;
+          message = "services.trueup.agent.package is null: a witness needs the agent that its login is to run.";
+        }
+        {
           assertion = lib.length cfg.controllerKeys <= 16;
           message = "services.trueup.agent.controllerKeys: the agent reads 16 keys at most.";
         }
@@ -170,7 +185,9 @@ in
             "services.trueup.agent in a container: there is no boot loader, so `test` itself already moves what boots next. A power cut during an activation boots the new configuration.";
 
       users.users.${cfg.user} = {
-        openssh.authorizedKeys.keys = map (key: "${options} ${key}") cfg.authorizedKeys;
+        openssh.authorizedKeys.keys =
+          map (key: "${options} ${key}") cfg.authorizedKeys
+          ++ map (key: ''restrict,command="${own} ssh-witness" ${key}'') cfg.witnesses;
       };
 
       nix.settings = {

@@ -101,6 +101,17 @@ in
     };
     refused = [ ];
   };
+  agentWithAWitness = {
+    module = agent { witnesses = [ publicKey ]; };
+    refused = [ ];
+  };
+  agentWithAWitnessAndWithoutAnAgent = {
+    module = agent {
+      witnesses = [ publicKey ];
+      package = null;
+    };
+    refused = [ "package is null" ];
+  };
   agentBehindAForcedCommandWithoutAnAgent = {
     module = agent {
       forcedCommand = true;

@@ -468,6 +468,12 @@ pub struct Described {
     pub loader: Option<String>,
     /// A hold that a person laid on it, there.
     pub hold: Option<Hold>,
+    /// What its witness said last of its work here, if another host confirms this one.
+    #[serde(default)]
+    pub witness: Option<WatchReport>,
+    /// Whom it confirms as a witness, or did last.
+    #[serde(default)]
+    pub watches: Vec<WatchReport>,
     /// Other tools that deploy to it.
     pub other_managers: Vec<OtherManager>,
     /// What is promised less than usual there, and why.

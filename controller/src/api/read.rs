@@ -143,9 +143,18 @@ pub(super) async fn describe<D: Db>(
     let (profile, loader) = report.as_ref().map_or((None, None), |r| {
         (r.running.profile.clone(), Some(r.running.loader.clone()))
     });
-    let (attempt, hold, other_managers, warnings) = report.map_or_else(Default::default, |r| {
-        (r.attempt, r.hold, r.other_managers, r.warnings)
-    });
+    let (attempt, hold, other_managers, warnings, watches) = report
+        .map_or_else(Default::default, |r| {
+            (r.attempt, r.hold, r.other_managers, r.warnings, r.watches)
+        });
+    let witness = match &record.manifest.activation.witness {
+        Some(w) if record.manifest.activation.confirm == kind::Confirm::Witness => {
+            let there = one::<D, HostRecord>(state, "hosts", w.as_str()).await?;
+            let report = there.and_then(|(r, _)| r.memory.report);
+            report.and_then(|r| r.watches.into_iter().find(|seen| seen.host == *name))
+        }
+        _ => None,
+    };
     Ok(Described {
         host,
         revision,
@@ -173,6 +182,8 @@ pub(super) async fn describe<D: Db>(
         profile,
         loader,
         hold,
+        witness,
+        watches,
         other_managers,
         warnings,
         events,

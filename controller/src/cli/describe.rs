@@ -43,6 +43,12 @@ struct Page<'a> {
     lines: Vec<String>,
 }
 
+/// What a witness has done, and whether it still does.
+fn told(w: &WatchReport) -> String {
+    let goes_on = if w.goes_on { ", goes on" } else { "" };
+    format!("{} ({} tries{goes_on})", w.said, w.tries)
+}
+
 impl Page<'_> {
     fn text(mut self) -> String {
         self.headline();
@@ -188,6 +194,12 @@ impl Page<'_> {
                 "held there",
                 format_args!("by {}, until {until}: {}", h.by, h.reason),
             );
+        }
+        if let Some(w) = &self.all.witness {
+            self.put("its witness", format_args!("{}: {}", w.order, told(w)));
+        }
+        for w in &self.all.watches {
+            self.put("witness of", format_args!("{} {}: {}", w.host, w.order, told(w)));
         }
         for other in &self.all.other_managers {
             self.put(
