@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use trueup_engine::ports::BuildFailure;
 use trueup_engine::record;
 use trueup_schema::status::{Actor, Event, HostStatus, Outcome, Phase, Reason};
-use trueup_schema::wire::{AttemptReport, Hold, Identity, OtherManager, Stage};
+use trueup_schema::wire::{AttemptReport, Hold, Identity, OtherManager, Stage, WatchReport};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
 pub use super::document_byhand::{Attempt, LeftStatus, Rollback};

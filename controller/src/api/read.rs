@@ -148,7 +148,7 @@ pub(super) async fn describe<D: Db>(
             (r.attempt, r.hold, r.other_managers, r.warnings, r.watches)
         });
     let witness = match &record.manifest.activation.witness {
-        Some(w) if record.manifest.activation.confirm == kind::Confirm::Witness => {
+        Some(w) if record.manifest.activation.confirm == trueup_schema::kind::Confirm::Witness => {
             let there = one::<D, HostRecord>(state, "hosts", w.as_str()).await?;
             let report = there.and_then(|(r, _)| r.memory.report);
             report.and_then(|r| r.watches.into_iter().find(|seen| seen.host == *name))

@@ -1,6 +1,7 @@
 //! `trueup describe host/NAME`: one host, and why it is as it is, so that nobody has to read a log.
 
 use trueup_schema::status::{ConditionType, Event, Outcome, Truth};
+use trueup_schema::wire::WatchReport;
 use trueup_schema::{HostName, Timestamp};
 
 use super::get::is;
@@ -199,7 +200,10 @@ impl Page<'_> {
             self.put("its witness", format_args!("{}: {}", w.order, told(w)));
         }
         for w in &self.all.watches {
-            self.put("witness of", format_args!("{} {}: {}", w.host, w.order, told(w)));
+            self.put(
+                "witness of",
+                format_args!("{} {}: {}", w.host, w.order, told(w)),
+            );
         }
         for other in &self.all.other_managers {
             self.put(
