@@ -52,7 +52,7 @@ fn cut(it: &Itself, cut: bool) {
 fn the_controllers_own_host_is_confirmed_by_its_witness_and_by_nobody_else() {
     let Some(mut it) = set() else { return };
     let key = it.world.host(OTHER).host_key.clone();
-    let line = it.hub().read(&[AGENT, "witness-key", &format!("'{key}'")]);
+    let line = it.hub().read(&[AGENT, "witness-key", &key]);
     assert!(
         line.starts_with("restrict,command=\"") && line.contains("ssh-witness"),
         "{line}"
