@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -317,9 +317,7 @@ fn https() -> Option<Https> {
                 let tls = rustls::ServerConnection::new(config).unwrap();
                 let mut stream = BufReader::new(rustls::StreamOwned::new(tls, stream));
                 // A client that does not like our certificate hangs up.
-                while let Some(login) = answer(&mut stream, &git, &root) {
-                    let _test_ended = tell.send(login);
-                }
+                while answer(&mut stream, &git, &root, &tell).is_some() {}
             });
         }
     });
@@ -333,8 +331,14 @@ fn https() -> Option<Https> {
 
 type Tls = BufReader<rustls::StreamOwned<rustls::ServerConnection, TcpStream>>;
 
-/// One request by CGI; what it carried as login. `None`: the connection ended.
-fn answer(stream: &mut Tls, git: &Path, root: &Path) -> Option<Option<String>> {
+/// One request by CGI. What it carried as login is told *before* it is answered, so that whoever has the answer finds it
+/// told. `None`: the connection ended.
+fn answer(
+    stream: &mut Tls,
+    git: &Path,
+    root: &Path,
+    tell: &Sender<Option<String>>,
+) -> Option<()> {
     let mut first = String::new();
     stream.read_line(&mut first).ok().filter(|n| *n > 0)?;
     let mut words = first.split_whitespace();
@@ -367,12 +371,14 @@ fn answer(stream: &mut Tls, git: &Path, root: &Path) -> Option<Option<String>> {
     }
     let login = headers.get("authorization").cloned();
     let wanted = format!("Basic {}", BASE64.encode(format!("git:{TOKEN}")));
+    let known = login.as_ref() == Some(&wanted);
+    let _test_ended = tell.send(login);
     let stream = stream.get_mut();
-    if login.as_ref() != Some(&wanted) {
+    if !known {
         stream
             .write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\nContent-Length: 0\r\n\r\n")
             .ok()?;
-        return Some(login);
+        return Some(());
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let mut child = program(git)
@@ -406,8 +412,7 @@ fn answer(stream: &mut Tls, git: &Path, root: &Path) -> Option<Option<String>> {
     );
     stream.write_all(answer.as_bytes()).ok()?;
     stream.write_all(body).ok()?;
-    stream.flush().ok()?;
-    Some(login)
+    stream.flush().ok()
 }
 
 #[test]
