@@ -5,6 +5,7 @@ mod caches;
 mod db;
 mod exec;
 mod init;
+mod joint;
 mod nix;
 mod nixos;
 mod publish;

@@ -333,12 +333,7 @@ type Tls = BufReader<rustls::StreamOwned<rustls::ServerConnection, TcpStream>>;
 
 /// One request by CGI. What it carried as login is told *before* it is answered, so that whoever has the answer finds it
 /// told. `None`: the connection ended.
-fn answer(
-    stream: &mut Tls,
-    git: &Path,
-    root: &Path,
-    tell: &Sender<Option<String>>,
-) -> Option<()> {
+fn answer(stream: &mut Tls, git: &Path, root: &Path, tell: &Sender<Option<String>>) -> Option<()> {
     let mut first = String::new();
     stream.read_line(&mut first).ok().filter(|n| *n > 0)?;
     let mut words = first.split_whitespace();

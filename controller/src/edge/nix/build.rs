@@ -14,6 +14,7 @@ use trueup_engine::ports::{BuildFailure, BuildUpdate, Builder, MachineStatus};
 use trueup_schema::kind::ResolvedBuilder;
 use trueup_schema::{DrvPath, ErrorClass, StorePath};
 
+use super::joint::{self, Verdict};
 use super::log::{self, BuildLog, MachineSaid};
 use super::machines::Machines;
 use super::{Nix, built, exec};
@@ -149,11 +150,17 @@ impl Nix {
         self.bring(drv.as_str()).await.map_err(fail)?;
         let logs = self.settings.state.join("logs");
         std::fs::create_dir_all(&logs).map_err(|e| fail(format!("{}: {e}", logs.display())))?;
+        let mut turn = match self.build_jointly(drv, out, &logs, updates).await {
+            Verdict::Built => return Ok(out.clone()),
+            Verdict::Failed(failure) => return Err(failure),
+            Verdict::Alone(turn) => turn,
+        };
         let mut tries = 0;
         loop {
             tries += 1;
             let mut log = BuildLog::new(&logs);
-            let end = self.follow(drv, &mut log, updates).await;
+            let updates = std::slice::from_ref(updates);
+            let end = joint::holding(turn.take(), self.follow(&[drv], &mut log, updates)).await;
             let failure = match end {
                 Ok(End::Exit(exit)) if exit.ok() => return Ok(out.clone()),
                 Ok(End::Exit(exit)) => failure(drv, &log, &exit, &self.machines),
@@ -178,14 +185,14 @@ impl Nix {
         }
     }
 
-    async fn follow(
+    /// One run of `nix build` to its end. Of several derivations one that fails holds up no other.
+    pub(super) async fn follow(
         &self,
-        drv: &DrvPath,
+        drvs: &[&DrvPath],
         log: &mut BuildLog,
-        updates: &mpsc::Sender<BuildUpdate>,
+        updates: &[mpsc::Sender<BuildUpdate>],
     ) -> Result<End, String> {
         let silence = self.settings.build_silence.as_secs().to_string();
-        let installable = format!("{drv}^out");
         let mut args: Vec<OsString> = [
             "build",
             "--no-link",
@@ -200,7 +207,10 @@ impl Nix {
         if let (None, Some(lines)) = (&self.hub, self.machines.lines()) {
             args.extend(["--builders".into(), lines.into()]);
         }
-        args.push(installable.into());
+        if drvs.len() > 1 {
+            args.push("--keep-going".into());
+        }
+        args.extend(drvs.iter().map(|drv| format!("{drv}^out").into()));
         let limits = Limits {
             wall: BUILD_WALL,
             ..Limits::default()
@@ -263,7 +273,9 @@ impl Nix {
             }
             shown.show(log.under_way());
             // Progress is worth less than speed: whoever is slow misses some.
-            let _slow_reader = updates.try_send(BuildUpdate::Progress(log.progress()));
+            for reader in updates {
+                let _slow_reader = reader.try_send(BuildUpdate::Progress(log.progress()));
+            }
         }
         running
             .finish()
@@ -317,15 +329,15 @@ impl Drop for Shown<'_> {
 }
 
 /// How a run of `nix build` ended.
-enum End {
+pub(super) enum End {
     Exit(Exit),
     /// This machine built for us and is lost.
     Lost(String),
 }
 
 /// A failure, and what it means for the machines.
-struct Failed {
-    failure: BuildFailure,
+pub(super) struct Failed {
+    pub(super) failure: BuildFailure,
     /// A machine, as Nix names it, and why it is taken for lost.
     lost: Option<(String, String)>,
     /// Without that machine it may work at once.
@@ -347,7 +359,12 @@ impl Failed {
     }
 }
 
-fn failure(wanted: &DrvPath, log: &BuildLog, exit: &Exit, machines: &Machines) -> Failed {
+pub(super) fn failure(
+    wanted: &DrvPath,
+    log: &BuildLog,
+    exit: &Exit,
+    machines: &Machines,
+) -> Failed {
     let lost_names = machines.lost_names();
     let drv = log::culprit(&log.errors).unwrap_or_else(|| wanted.to_string());
     let said = |what: &str| log.errors.iter().any(|e| e.contains(what));

@@ -1,5 +1,7 @@
 //! What Nix knows of store paths, by `nix path-info --json`: pure, and of every form that Nix has printed it in.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use trueup_schema::StorePath;
 
@@ -13,6 +15,8 @@ pub(super) struct PathInfo {
     pub(super) ultimate: bool,
     /// Its name says its content: nobody has to vouch for it.
     pub(super) content_addressed: bool,
+    /// Full names of those that it refers to.
+    pub(super) references: Vec<String>,
     /// Names of the keys that signed it. Whether the signatures are right is Nix' matter.
     pub(super) signers: Vec<String>,
 }
@@ -35,6 +39,12 @@ pub(super) fn parse(json: &[u8]) -> Result<Vec<PathInfo>, String> {
             deriver: v["deriver"].as_str().map(full_name),
             ultimate: v["ultimate"].as_bool().unwrap_or(false),
             content_addressed: !matches!(&v["ca"], Value::Null) && v["ca"] != "",
+            references: v["references"].as_array().map_or_else(Vec::new, |all| {
+                all.iter()
+                    .filter_map(Value::as_str)
+                    .map(full_name)
+                    .collect()
+            }),
             signers: v["signatures"]
                 .as_array()
                 .map_or_else(Vec::new, |sigs| sigs.iter().filter_map(signer).collect()),
@@ -50,7 +60,22 @@ pub(super) fn parse(json: &[u8]) -> Result<Vec<PathInfo>, String> {
     }
 }
 
-/// Newest Nix prints base names.
+/// Those of `all` that `top` needs, itself included. `None`: not all of them are there.
+pub(super) fn closure(all: &[PathInfo], top: &StorePath) -> Option<Vec<PathInfo>> {
+    let by_name: BTreeMap<&str, &PathInfo> = all.iter().map(|i| (i.path.as_str(), i)).collect();
+    let mut found = BTreeMap::new();
+    let mut next = vec![top.as_str()];
+    while let Some(name) = next.pop() {
+        if found.contains_key(name) {
+            continue;
+        }
+        let info = *by_name.get(name)?;
+        found.insert(name, info.clone());
+        next.extend(info.references.iter().map(String::as_str));
+    }
+    Some(found.into_values().collect())
+}
+
 /// With the store's folder before it, as all but the newest forms have it.
 pub(super) fn full_name(name: &str) -> String {
     if name.starts_with('/') {
@@ -78,7 +103,9 @@ mod tests {
     fn every_form_of_nix_says_the_same() {
         let base = &PATH["/nix/store/".len()..];
         let fields = |sigs: &str| {
-            format!(r#""ca":null,"deriver":"{PATH}.drv","ultimate":true,"signatures":[{sigs}]"#)
+            format!(
+                r#""ca":null,"deriver":"{PATH}.drv","references":["{base}"],"ultimate":true,"signatures":[{sigs}]"#
+            )
         };
         let texts = [
             format!(r#"{{"{PATH}":{{{}}}}}"#, fields(r#""k-1:AA==""#)),
@@ -95,12 +122,37 @@ mod tests {
                 deriver: Some(format!("{PATH}.drv")),
                 ultimate: true,
                 content_addressed: false,
+                references: vec![PATH.to_owned()],
                 signers: vec!["k-1".to_owned()],
             };
             assert_eq!(all, [wanted], "{text}");
         }
         assert!(parse(format!(r#"{{"{PATH}":null}}"#).as_bytes()).is_err());
         assert!(parse(br#"{"/etc/passwd":{}}"#).is_err());
+    }
+
+    #[test]
+    fn a_closure_is_what_one_needs_and_none_if_something_lacks() {
+        let path = |c: &str| format!("/nix/store/{}-x", c.repeat(32));
+        let info = |c: &str, needs: &[&str]| {
+            let needs: Vec<String> = needs.iter().map(|n| path(n)).collect();
+            serde_json::json!({ "path": path(c), "references": needs })
+        };
+        let all = [
+            info("a", &["a", "b"]),
+            info("b", &["c"]),
+            info("c", &["a"]),
+            info("d", &["f"]),
+        ];
+        let all = parse(serde_json::json!(all).to_string().as_bytes()).unwrap();
+        let of = |c: &str| closure(&all, &path(c).parse().unwrap());
+        let names: Vec<String> = of("b")
+            .unwrap()
+            .iter()
+            .map(|i| i.path.to_string())
+            .collect();
+        assert_eq!(names, ["a", "b", "c"].map(path));
+        assert_eq!(of("d"), None);
     }
 
     proptest::proptest! {

@@ -189,11 +189,32 @@ impl BuildLog {
         drvs.filter_map(|drv| Some((drv, self.machines.get(drv)?)))
     }
 
+    /// The same with those errors alone that name one of these derivations, or several of which one is such.
+    pub(super) fn only(&self, ours: impl Fn(&str) -> bool) -> Self {
+        let concerns = |e: &&String| derivations(e).any(&ours);
+        Self {
+            folder: self.folder.clone(),
+            kinds: BTreeMap::new(),
+            building: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            tails: self.tails.clone(),
+            written: BTreeMap::new(),
+            machines: self.machines.clone(),
+            errors: self.errors.iter().filter(concerns).cloned().collect(),
+        }
+    }
+
     pub(super) fn tail(&self, drv: &str) -> Vec<String> {
         let tail = self.tails.get(drv);
         tail.map(|t| t.iter().cloned().collect())
             .unwrap_or_default()
     }
+}
+
+/// Derivations that a text of Nix names, each between quotes, some with an output: `….drv^out`.
+fn derivations(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('\'').map(|t| t.split('^').next().unwrap_or(t));
+    quoted.filter(|t| is_drv(t))
 }
 
 /// A derivation as Nix names it, and no way out of a folder of logs.

@@ -13,6 +13,7 @@ mod expression;
 mod hub;
 mod info;
 mod inspect;
+mod joint;
 mod log;
 mod machines;
 mod outputs;
@@ -79,6 +80,8 @@ pub struct Nix {
     told: Arc<tokio::sync::Mutex<Option<(String, String)>>>,
     /// One change of the hub's roots at a time.
     roots: Arc<tokio::sync::Mutex<()>>,
+    /// Builds that are wanted at the same moment.
+    joint: Arc<joint::Joint>,
     /// The store that evaluations write to is there.
     opened: Arc<tokio::sync::OnceCell<()>>,
 }
@@ -96,6 +99,7 @@ impl Nix {
             caches: Arc::default(),
             told: Arc::default(),
             roots: Arc::default(),
+            joint: Arc::default(),
             opened: Arc::default(),
         }
     }

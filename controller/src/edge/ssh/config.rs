@@ -23,7 +23,16 @@ const NIX_DAEMON: &str = "nix-daemon%20--option%20connect-timeout%203%20--option
 /// What a shared connection's socket ends with.
 pub(super) const SOCKET: &str = ".sock";
 const CONFIG: &str = ".conf";
+/// The configuration of connections that are made to confirm.
+const CONFIRM: &str = ".confirm.conf";
 const KEYS: &str = ".keys";
+
+/// Last, so that a person's own choice comes before it. An `ssh` older than ML-KEM prefers a key exchange (sntrup761) that
+/// costs it more time than all the rest of a login. It keeps what is said from those who record it now and have a quantum
+/// computer later; a confirmation says nothing that is secret, and who may log in does not depend on it.
+const QUICK_EXCHANGE: &str = "Host *\n  KexAlgorithms ^curve25519-sha256\n";
+/// Who has this exchange needs no quicker one.
+pub(super) const ML_KEM: &str = "mlkem768x25519-sha256";
 
 /// Which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +66,8 @@ impl Freshness {
 pub(super) struct Route {
     /// Passed as `-F`.
     pub config: PathBuf,
+    /// The same for a connection of its own.
+    pub confirm: PathBuf,
     /// `user@name`, to be given after `--`; the name is that of the file's block.
     pub login: String,
     /// The host's store, for `nix copy`.
@@ -95,7 +106,12 @@ pub fn private_dir(wanted: &Path) -> io::Result<PathBuf> {
 
 /// Writes the target's files, if they are not there as they should be. They are named by their content, so that the
 /// connection to an older revision's address is never taken for one to the new.
-pub(super) fn route(dir: &Path, settings: &SshSettings, target: &Target) -> io::Result<Route> {
+pub(super) fn route(
+    dir: &Path,
+    settings: &SshSettings,
+    target: &Target,
+    slow_exchange: bool,
+) -> io::Result<Route> {
     let what = format!("{target:?} {:?} {:?}", settings.identity, settings.config);
     let id = Digest::of(what.as_bytes()).as_str()[..ID_LEN].to_owned();
     let file = |suffix: &str| dir.join(format!("{id}{suffix}"));
@@ -107,6 +123,7 @@ pub(super) fn route(dir: &Path, settings: &SshSettings, target: &Target) -> io::
     let name = name(target, &id);
     let route = Route {
         config: file(CONFIG),
+        confirm: file(CONFIRM),
         login: format!("{}@{name}", target.user),
         store_url: format!(
             "ssh-ng://{}@{name}?remote-program={NIX_DAEMON}",
@@ -117,6 +134,11 @@ pub(super) fn route(dir: &Path, settings: &SshSettings, target: &Target) -> io::
     replace(&file(KEYS), &known)?;
     let text = text(&name, &file(KEYS), &route.socket, settings, target)?;
     replace(&route.config, &text)?;
+    let mut confirm = text;
+    if slow_exchange {
+        confirm.push_str(QUICK_EXCHANGE);
+    }
+    replace(&route.confirm, &confirm)?;
     Ok(route)
 }
 
@@ -236,7 +258,7 @@ mod tests {
 
     fn written(target: &Target) -> (Route, String) {
         let dir = tempfile::tempdir().unwrap();
-        let route = route(dir.path(), &settings(), target).unwrap();
+        let route = route(dir.path(), &settings(), target, false).unwrap();
         let text = std::fs::read_to_string(&route.config).unwrap();
         (route, text)
     }
@@ -255,6 +277,23 @@ mod tests {
     fn a_new_connection_never_uses_the_shared_one() {
         assert!(Freshness::New.options().contains(&"ControlPath=none"));
         assert!(Freshness::Reuse.options().is_empty());
+    }
+
+    #[test]
+    fn only_a_confirmation_by_an_older_ssh_takes_the_quick_exchange_and_a_persons_choice_comes_first()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        for slow in [false, true] {
+            let route = route(dir.path(), &settings(), &target("10.0.0.1", &[]), slow).unwrap();
+            let read = |path| std::fs::read_to_string(path).unwrap();
+            assert!(!read(&route.config).contains("KexAlgorithms"));
+            assert_eq!(read(&route.confirm).contains("KexAlgorithms"), slow);
+            let (before, _) = read(&route.confirm)
+                .rsplit_once("Include")
+                .map(|(b, a)| (b.to_owned(), a.to_owned()))
+                .unwrap();
+            assert!(!before.contains("KexAlgorithms"), "{before}");
+        }
     }
 
     /// `ssh -G` would show it for the jump host too, if it stood under `Host *`.
@@ -286,7 +325,7 @@ mod tests {
     #[test]
     fn another_way_to_the_same_host_has_another_connection() {
         let dir = tempfile::tempdir().unwrap();
-        let of = |t: &Target| route(dir.path(), &settings(), t).unwrap().socket;
+        let of = |t: &Target| route(dir.path(), &settings(), t, false).unwrap().socket;
         let first = target("10.0.0.1", &[]);
         let moved = Target {
             port: 22,

@@ -99,6 +99,8 @@ struct Inner {
     masters: Masters,
     ways: way::Ways,
     report: mpsc::Sender<(HostName, Report)>,
+    /// Does our `ssh` lack a quick exchange of keys that is also safe from tomorrow's computers? Asked once.
+    slow_exchange: tokio::sync::OnceCell<bool>,
     /// Who follows which host's activation: one session each.
     following: RefCell<BTreeMap<HostName, tokio::task::AbortHandle>>,
 }
@@ -127,6 +129,7 @@ impl SshHosts {
             agents: agent::Packages::default(),
             ways: way::Ways::default(),
             report,
+            slow_exchange: tokio::sync::OnceCell::new(),
             following: RefCell::default(),
         };
         Ok(Self {
@@ -148,7 +151,8 @@ impl Inner {
         if target.host_keys.is_empty() {
             return Err(error(&target.host, TransportFault::HostKey, fault::NO_KEY));
         }
-        config::route(&self.run_dir, &self.settings, target).map_err(|e| {
+        let slow = self.slow_exchange.get().copied().unwrap_or(false);
+        config::route(&self.run_dir, &self.settings, target, slow).map_err(|e| {
             let what = format!("writing its ssh configuration: {e}");
             error(&target.host, TransportFault::Protocol, what)
         })
@@ -161,7 +165,11 @@ impl Inner {
         remote: &[&str],
     ) -> Result<ExecSpec, TransportError> {
         let route = self.route(target)?;
-        let mut args: Vec<OsString> = vec!["-F".into(), route.config.into(), "-T".into()];
+        let config = match fresh {
+            Freshness::Reuse => route.config,
+            Freshness::New => route.confirm,
+        };
+        let mut args: Vec<OsString> = vec!["-F".into(), config.into(), "-T".into()];
         args.extend(fresh.options().iter().map(OsString::from));
         args.push("--".into());
         args.push(route.login.into());
@@ -183,6 +191,14 @@ impl Inner {
             rss: None,
         };
         Ok(spec)
+    }
+
+    async fn ask_exchanges(&self) -> bool {
+        let mut spec = ExecSpec::new(self.settings.ssh.clone(), ["-Q", "kex"]);
+        spec.env = self.settings.env.clone();
+        let told = exec::run(&spec).await;
+        // One that does not say is left as it is.
+        told.is_ok_and(|exit| exit.ok() && !exit.out_text().lines().any(|l| l == config::ML_KEM))
     }
 
     async fn run(&self, target: &Target, spec: &ExecSpec) -> Result<Exit, TransportError> {
@@ -396,6 +412,8 @@ impl Hosts for SshHosts {
         nonce: &str,
         within_secs: u64,
     ) -> Result<Report, TransportError> {
+        let slow = &self.inner.slow_exchange;
+        slow.get_or_init(|| self.inner.ask_exchanges()).await;
         let order = order.to_string();
         let words = ["confirm", "--order", &order, "--nonce", nonce];
         let until = tokio::time::Instant::now() + Duration::from_secs(within_secs);

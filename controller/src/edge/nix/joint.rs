@@ -1,0 +1,209 @@
+//! Builds that are wanted at the same moment share one `nix build`: a commit that concerns ten hosts pays for one process
+//! and one look at the store. Each is answered for itself. Who can't be answered from what all were told is built alone.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use trueup_engine::ports::{BuildFailure, BuildUpdate};
+use trueup_schema::{DrvPath, ErrorClass, StorePath};
+
+use super::build::{End, failure};
+use super::info::{self, PathInfo};
+use super::log::BuildLog;
+use super::publish::SIGN_WALL;
+use super::{Nix, exec};
+
+/// Derivations of one process: its command line and what it holds in memory stay small.
+const GROUP_MAX: usize = 32;
+/// While others are being evaluated, so long is waited for them. Nobody waits for whom nobody expects.
+const GATHER: Duration = Duration::from_millis(40);
+/// Who comes while a group builds waits for its end, but no longer than this: it may take hours.
+const NEXT: Duration = Duration::from_millis(300);
+/// Closures whose signatures are remembered until they are asked for.
+const KNOWN_MAX: usize = 256;
+
+/// One that waits for its turn.
+#[derive(Debug)]
+struct Waiter {
+    drv: DrvPath,
+    out: StorePath,
+    updates: mpsc::Sender<BuildUpdate>,
+    done: oneshot::Sender<Verdict>,
+}
+
+/// What became of one of a group.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is there.
+    Built,
+    /// It, or something that it needs, was refused.
+    Failed(BuildFailure),
+    /// Nobody else waits, or it is not known: it is to be built by itself, by who has its turn or beside others.
+    Alone(Option<Turn>),
+}
+
+/// Whoever holds it gathers the next group.
+pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+/// Does the work; who comes meanwhile waits for a while, to be one group.
+pub(super) async fn holding<T>(turn: Option<Turn>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => done,
+        () = tokio::time::sleep(NEXT) => {
+            drop(turn);
+            work.await
+        }
+    }
+}
+
+/// Who waits, and what was learnt of those that were built.
+#[derive(Debug, Default)]
+pub(super) struct Joint {
+    waiting: Mutex<Vec<Waiter>>,
+    /// Held by who gathers a group, and while it builds for a while.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    known: Mutex<Vec<(StorePath, Vec<PathInfo>)>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing is left half changed by a panic in here.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Joint {
+    /// The first that wait. The rest comes next.
+    fn group(&self) -> Vec<Waiter> {
+        let mut waiting = locked(&self.waiting);
+        waiting.retain(|w| !w.done.is_closed());
+        let many = waiting.len().min(GROUP_MAX);
+        waiting.drain(..many).collect()
+    }
+
+    /// A closure that was looked at when it was built, once.
+    pub(super) fn take_known(&self, path: &StorePath) -> Option<Vec<PathInfo>> {
+        let mut known = locked(&self.known);
+        let at = known.iter().position(|(p, _)| p == path)?;
+        Some(known.swap_remove(at).1)
+    }
+}
+
+impl Nix {
+    /// Builds it with all others that are wanted now. Whoever's turn it is drives the process for the group; if that one
+    /// is dropped, each of the others is built alone.
+    pub(super) async fn build_jointly(
+        &self,
+        drv: &DrvPath,
+        out: &StorePath,
+        logs: &Path,
+        updates: &mpsc::Sender<BuildUpdate>,
+    ) -> Verdict {
+        let (done, mut told) = oneshot::channel();
+        locked(&self.joint.waiting).push(Waiter {
+            drv: drv.clone(),
+            out: out.clone(),
+            updates: updates.clone(),
+            done,
+        });
+        loop {
+            let turn = tokio::select! {
+                biased;
+                verdict = &mut told => return verdict.unwrap_or(Verdict::Alone(None)),
+                turn = self.joint.turn.clone().lock_owned() => turn,
+            };
+            // Who is woken together asks together.
+            tokio::task::yield_now().await;
+            if self.evaluating.available_permits() < self.settings.evaluations.max(1) {
+                tokio::time::sleep(GATHER).await;
+            }
+            let group = self.joint.group();
+            match &group[..] {
+                [] => {
+                    // Ours was taken by the group before.
+                    drop(turn);
+                    return told.await.unwrap_or(Verdict::Alone(None));
+                }
+                [one] if one.drv == *drv => return Verdict::Alone(Some(turn)),
+                _ => {}
+            }
+            let verdicts = holding(Some(turn), self.build_group(&group, logs)).await;
+            for (waiter, verdict) in group.into_iter().zip(verdicts) {
+                // Who no longer listens needs no answer.
+                let _gone = waiter.done.send(verdict);
+            }
+        }
+    }
+
+    async fn build_group(&self, group: &[Waiter], logs: &Path) -> Vec<Verdict> {
+        let all = |verdict: fn() -> Verdict| group.iter().map(|_| verdict()).collect();
+        let drvs: Vec<&DrvPath> = group.iter().map(|w| &w.drv).collect();
+        let updates: Vec<_> = group.iter().map(|w| w.updates.clone()).collect();
+        let mut log = BuildLog::new(logs);
+        let exit = match self.follow(&drvs, &mut log, &updates).await {
+            Ok(End::Exit(exit)) => exit,
+            // A machine was lost, or Nix did not run: each finds its own way.
+            Ok(End::Lost(_)) | Err(_) => return all(|| Verdict::Alone(None)),
+        };
+        if exit.ok() {
+            self.look_at_all(group).await;
+            return all(|| Verdict::Built);
+        }
+        let mut verdicts = Vec::new();
+        for waiter in group {
+            verdicts.push(self.verdict(waiter, &log, &exit).await);
+        }
+        verdicts
+    }
+
+    /// Some of the group failed. Nix says which derivations did; whose they are is told by what each needs.
+    async fn verdict(&self, waiter: &Waiter, log: &BuildLog, exit: &exec::Exit) -> Verdict {
+        let Some(needs) = self.requisites(&waiter.drv).await else {
+            return Verdict::Alone(None);
+        };
+        let needs: BTreeSet<&str> = needs.iter().map(DrvPath::as_str).collect();
+        let ours = log.only(|drv| needs.contains(drv));
+        if ours.errors.is_empty() {
+            return match self.has_output(&waiter.out).await {
+                true => Verdict::Built,
+                false => Verdict::Alone(None),
+            };
+        }
+        let failed = failure(&waiter.drv, &ours, exit, &self.machines).failure;
+        // What is no builder's own word may be another time's luck, and is tried by itself.
+        if failed.class == ErrorClass::Desired && needs.contains(failed.drv.as_str()) {
+            Verdict::Failed(failed)
+        } else {
+            Verdict::Alone(None)
+        }
+    }
+
+    async fn has_output(&self, out: &StorePath) -> bool {
+        let asked = self.ask(["path-info", "--offline", out.as_str()]).await;
+        asked.is_ok_and(|exit| exit.ok())
+    }
+
+    /// One look for all instead of one each, for who signs next. What goes wrong here is told there.
+    async fn look_at_all(&self, group: &[Waiter]) {
+        let mut args: Vec<OsString> = ["path-info", "--recursive", "--json"]
+            .map(OsString::from)
+            .into();
+        args.extend(group.iter().map(|w| w.out.as_str().into()));
+        let Ok(told) = self.must(args, SIGN_WALL, Vec::new()).await else {
+            return;
+        };
+        let Ok(all) = info::parse(&told) else { return };
+        let mut known = locked(&self.joint.known);
+        if known.len() + group.len() > KNOWN_MAX {
+            known.clear();
+        }
+        for waiter in group {
+            let closure = info::closure(&all, &waiter.out);
+            known.retain(|(path, _)| *path != waiter.out);
+            known.extend(closure.map(|c| (waiter.out.clone(), c)));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Builds that are wanted together, by the real `nix`: how many processes, and who is told what.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use futures::StreamExt as _;
+use trueup_engine::ports::{BuildUpdate, Builder as _, Publisher as _};
+use trueup_schema::ErrorClass;
+
+use crate::local;
+use crate::rig::{Dir, SHARED, done, evaluated, nix_with, want};
+
+/// A `nix` that notes what it is asked.
+fn noting(dir: &Path) -> std::path::PathBuf {
+    let script = format!(
+        "#!/bin/sh\necho \"$1 $*\" >> {}\nexec nix \"$@\"\n",
+        dir.join("asked").display()
+    );
+    let file = dir.join("nix-that-notes");
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}
+
+fn asked(dir: &Path, verb: &str) -> usize {
+    let all = std::fs::read_to_string(dir.join("asked")).unwrap_or_default();
+    all.lines()
+        .filter(|l| l.split(' ').next() == Some(verb))
+        .count()
+}
+
+#[test]
+fn builds_that_are_wanted_together_share_a_process_and_each_is_told_for_itself() {
+    let dir = Dir::new();
+    let program = noting(dir.path());
+    let Some(nix) = nix_with(dir.path(), |s| s.program = program) else {
+        return;
+    };
+    let tree = dir.tree("flake.nix", SHARED);
+    local(async {
+        let names = ["a", "b", "c", "d"];
+        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
+        let goals = names.map(|n| found[n].as_ref().unwrap());
+        let ends = futures::future::join_all(goals.map(|e| done(&nix, e, "r"))).await;
+        assert_eq!(asked(dir.path(), "build"), 1);
+        for (goal, end) in goals.iter().zip(&ends).take(2) {
+            assert!(
+                matches!(end, BuildUpdate::Done(Ok(out)) if *out == goal.out),
+                "{end:?}"
+            );
+        }
+        for end in &ends[2..] {
+            let BuildUpdate::Done(Err(failure)) = end else {
+                panic!("{end:?}")
+            };
+            assert_eq!(failure.class, ErrorClass::Desired, "{failure:?}");
+            assert!(failure.drv.ends_with("-broken.drv"), "{failure:?}");
+            assert_eq!(failure.log_tail, ["this is why"]);
+        }
+
+        // Of those that were all built the signatures are looked at once for all.
+        let good = &goals[..2];
+        futures::future::join_all(good.iter().map(|e| done(&nix, e, "r"))).await;
+        assert_eq!(asked(dir.path(), "build"), 2);
+        let looks = asked(dir.path(), "path-info");
+        for goal in good {
+            nix.sign(&goal.out).await.unwrap();
+        }
+        assert_eq!(asked(dir.path(), "path-info"), looks);
+        nix.sign(&good[0].out).await.unwrap();
+        assert_eq!(
+            asked(dir.path(), "path-info"),
+            looks + 1,
+            "what was seen is believed once"
+        );
+    });
+}
+
+#[test]
+fn a_build_without_end_holds_up_none_that_is_wanted_later() {
+    let dir = Dir::new();
+    let Some(nix) = nix_with(dir.path(), |_| {}) else {
+        return;
+    };
+    let tree = dir.tree("flake.nix", SHARED);
+    local(async {
+        let names = ["a", "b", "e"];
+        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
+        let [a, b, e] = names.map(|n| found[n].as_ref().unwrap());
+        let mut endless = nix.build(&e.drv, &e.out, "r");
+        // It runs: Nix told of it.
+        let first = endless.next().await;
+        assert!(matches!(first, Some(BuildUpdate::Progress(_))), "{first:?}");
+        let later = futures::future::join(done(&nix, a, "r"), done(&nix, b, "r"));
+        let both = tokio::select! {
+            both = later => both,
+            () = async { while endless.next().await.is_some() {} } => panic!("it ended"),
+        };
+        for end in [both.0, both.1] {
+            assert!(matches!(end, BuildUpdate::Done(Ok(_))), "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn who_is_left_by_the_one_that_built_for_all_is_built_alone() {
+    let dir = Dir::new();
+    let Some(nix) = nix_with(dir.path(), |_| {}) else {
+        return;
+    };
+    let tree = dir.tree("flake.nix", SHARED);
+    local(async {
+        let names = ["a", "b"];
+        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
+        let [a, b] = names.map(|n| found[n].as_ref().unwrap());
+        let mut leads = nix.build(&a.drv, &a.out, "r");
+        let mut waits = nix.build(&b.drv, &b.out, "r");
+        // Both wait for the one process, which began.
+        let (_, second) = futures::future::join(leads.next(), waits.next()).await;
+        assert!(
+            matches!(second, Some(BuildUpdate::Progress(_))),
+            "{second:?}"
+        );
+        drop(leads);
+        let last = waits.collect::<Vec<_>>().await.pop();
+        assert!(matches!(last, Some(BuildUpdate::Done(Ok(_)))), "{last:?}");
+    });
+}
