@@ -28,10 +28,12 @@ fn is_lasting(name: &str, unit: &Unit) -> bool {
 /// Starts what ran and does not (also what a person started), stops what a person had stopped.
 pub fn restore(before: &Units, after: &Units) {
     for (name, old) in before {
-        if units::ours(name) || !is_lasting(name, old) || old.load != "loaded" {
+        let now = after.get(name).cloned().unwrap_or_default();
+        // Of a service that rested little was asked; what runs now by the same definition tells the rest.
+        let known = if old.is_up() { old } else { &now };
+        if units::ours(name) || !is_lasting(name, known) || old.load != "loaded" {
             continue;
         }
-        let now = after.get(name).cloned().unwrap_or_default();
         let told = if old.is_up() && !now.is_up() {
             if is_asleep(old, after) {
                 Ok(())
@@ -40,7 +42,7 @@ pub fn restore(before: &Units, after: &Units) {
             }
         } else if old.active == "inactive"
             && now.active == "active"
-            && !old.triggered_by.iter().any(|t| after.contains_key(t))
+            && !known.triggered_by.iter().any(|t| after.contains_key(t))
         {
             units::systemctl(&["stop"], &[name], UNIT_LIMIT)
         } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{Bus, Question, Value};
+use crate::bus::{Bus, Listed, Question, Value};
 use crate::exec::{self, ExecError};
 
 /// One call to systemd may take so long.
@@ -78,6 +78,8 @@ const DETAILED: [(&str, &str); 4] = [
     (".path", "org.freedesktop.systemd1.Path"),
 ];
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+/// Who starts a unit as it starts itself.
+const WANTED_BY: [&str; 2] = ["WantedBy", "RequiredBy"];
 /// What is asked of a unit's own interface, and then of its kind's. Each question costs systemd some 40 µs, so what nobody
 /// looks at is not asked: only of a service that is up it counts from which definition its process is.
 fn questions(name: &str, up: bool) -> (&'static [&'static str], &'static [&'static str]) {
@@ -100,7 +102,7 @@ fn questions(name: &str, up: bool) -> (&'static [&'static str], &'static [&'stat
 }
 
 /// What is known of all units. Mounts, targets and the like are asked for their state only, and so is what is masked or
-/// has no file and is down.
+/// has no file and is down; and (but where `systemctl` has to be asked) a service that rests while nobody who is up wants it.
 pub fn snapshot() -> Result<Units, ExecError> {
     looked(Wanted::All)
 }
@@ -156,8 +158,6 @@ fn over_bus(wanted: Wanted) -> std::io::Result<Units> {
     let mut bus = Bus::open()?;
     let listed = bus.units()?;
     let mut all = Units::new();
-    let mut asked: Vec<Question<'_>> = Vec::new();
-    let mut of: Vec<&str> = Vec::new();
     for row in &listed {
         let unit = Unit {
             load: row.load.clone(),
@@ -166,19 +166,56 @@ fn over_bus(wanted: Wanted) -> std::io::Result<Units> {
             job: row.job,
             ..Unit::default()
         };
-        if let Some(interface) = details(&row.name, &unit).filter(|_| wanted.is(&row.name)) {
-            let (every, own) = match wanted {
-                Wanted::SocketFiles => (["FragmentPath"].as_slice(), [].as_slice()),
-                _ => questions(&row.name, unit.is_up()),
-            };
-            asked.extend(every.iter().map(|p| (row.path.as_str(), UNIT, *p)));
-            asked.extend(own.iter().map(|p| (row.path.as_str(), interface, *p)));
-            of.resize(asked.len(), &row.name);
-        }
         all.insert(row.name.clone(), unit);
     }
+    let rests = |row: &&Listed| row.name.ends_with(SERVICE) && row.active == "inactive";
+    let detailed =
+        |row: &&Listed| wanted.is(&row.name) && details(&row.name, &all[&row.name]).is_some();
+    let (resting, mut asked): (Vec<&Listed>, Vec<&Listed>) =
+        listed.iter().filter(detailed).partition(rests);
+    if !resting.is_empty() {
+        // Most services that rest are wanted by nobody who is up, and then no more is asked of them.
+        let who = |row: &&Listed| WANTED_BY.map(|p| (row.path.clone(), UNIT, p));
+        let questions: Vec<_> = resting.iter().flat_map(who).collect();
+        let questions: Vec<Question<'_>> = questions
+            .iter()
+            .map(|(path, of, p)| (path.as_str(), *of, *p))
+            .collect();
+        let answers = bus.ask(&questions)?;
+        for (row, answers) in resting.iter().zip(answers.chunks(WANTED_BY.len())) {
+            let names = answers
+                .iter()
+                .flatten()
+                .cloned()
+                .map(plain)
+                .collect::<Vec<_>>()
+                .join(" ");
+            if names
+                .split_whitespace()
+                .any(|n| all.get(n).is_some_and(|u| u.active == "active"))
+            {
+                asked.push(row);
+            }
+        }
+    }
+    let mut questions_of: Vec<Question<'_>> = Vec::new();
+    let mut of: Vec<&str> = Vec::new();
+    for row in asked {
+        let unit = &all[&row.name];
+        let Some(interface) = details(&row.name, unit) else {
+            continue;
+        };
+        let (every, own) = match wanted {
+            Wanted::SocketFiles => (["FragmentPath"].as_slice(), [].as_slice()),
+            _ => questions(&row.name, unit.is_up()),
+        };
+        questions_of.extend(every.iter().map(|p| (row.path.as_str(), UNIT, *p)));
+        questions_of.extend(own.iter().map(|p| (row.path.as_str(), interface, *p)));
+        of.resize(questions_of.len(), &row.name);
+    }
     let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for ((name, (_, _, property)), answer) in of.iter().zip(&asked).zip(bus.ask(&asked)?) {
+    let answers = bus.ask(&questions_of)?;
+    for ((name, (_, _, property)), answer) in of.iter().zip(&questions_of).zip(answers) {
         if let (Some(unit), Some(value)) = (all.get_mut(*name), answer) {
             unit.set(property, &plain(value), files.entry(name).or_default());
         }
