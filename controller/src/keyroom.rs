@@ -125,12 +125,16 @@ impl KeyRoom {
     }
 }
 
-impl KeyBook for FleetKey {
+impl KeyBook for KeyRoom {
+    fn store_key(&self) -> String {
+        let newest = self.store_keys().pop();
+        newest.map(|k| k.public).unwrap_or_default()
+    }
     fn pin(&self) -> String {
-        self.public().0
+        self.intent.public().0
     }
     fn list_for(&self, host: &KeysReport) -> Option<Signed> {
-        self.list_for(host)
+        self.intent.list_for(host)
     }
 }
 

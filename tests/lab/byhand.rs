@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Host, Lab, wait_slowly};
+use crate::harness::{Host, Lab, command, wait_slowly};
 use trueup_tests::world::{QUICK, Stage, World, condition};
 
 const BOTH: [&str; 2] = ["web-1", "web-2"];
@@ -127,6 +127,57 @@ fn what_is_taken_back_by_hand_stays_back_until_the_trunk_changes_it() {
     assert!(again.status.success() || again.status.code() == Some(1));
 }
 
+/// Gone from the host and from the hub, whatever rooted it.
+fn gone_everywhere(world: &World, host: &Host, closure: &str) {
+    let delete = ["nix", "store", "delete", "--ignore-liveness"];
+    host.read(&[&delete[..], &[closure]].concat());
+    let nix = world.path();
+    let out = command("env")
+        .arg(format!("PATH={nix}"))
+        .args(delete)
+        .args(["--store", &world.closures().store(), closure])
+        .envs(world.lab().env())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+}
+
+#[test]
+fn a_closure_that_is_gone_is_not_gone_back_to_and_nothing_changes_on_the_host() {
+    let Some(mut world) = both() else { return };
+    serve(&mut world, "web-1", "one");
+    world.start_and_wait().unwrap();
+    world.all_ready(&BOTH).unwrap();
+    let host = world.host("web-1").clone();
+    let at_one = settled_at(&host);
+    serve(&mut world, "web-1", "two");
+    world.all_ready(&["web-1"]).unwrap();
+    let (before, known) = (standing(&host), world.switches("web-1").unwrap());
+
+    gone_everywhere(&world, &host, &at_one);
+    let back = ["rollback", "--host", "web-1", "--to", &at_one, "--wait"];
+    let asked = world.call(&back).unwrap();
+    let said = [asked.stdout, asked.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(asked.status.code(), Some(1), "{said}");
+    assert!(said.contains("trueup history host/web-1"), "{said}");
+    let events = world.trueup(&["events", "web-1"]).unwrap();
+    assert!(events.contains("RollbackRefused"), "{events}");
+    // The trunk is followed as before, and nothing on the host has moved.
+    handled(&world, "web-1");
+    world.all_ready(&["web-1"]).unwrap();
+    world.page("web-1", "two").unwrap();
+    assert_eq!(standing(&host), before);
+    assert_eq!(world.switches("web-1").unwrap(), known);
+    let listed = world.trueup(&["history", "host/web-1"]).unwrap();
+    assert!(!listed.contains("Failed"), "{listed}");
+
+    serve(&mut world, "web-1", "three");
+    world.all_ready(&["web-1"]).unwrap();
+    world.page("web-1", "three").unwrap();
+    settled_at(&host);
+}
+
 #[test]
 fn a_hold_on_the_host_is_kept_and_shown_and_ends_by_itself_or_by_release() {
     let Some(mut world) = both() else { return };
@@ -233,26 +284,30 @@ fn standing(host: &Host) -> (String, String, String, String) {
     )
 }
 
+/// Out of the trunk, and told so.
+pub(crate) fn released(world: &mut World, name: &str) {
+    let line = format!("  name: {name}\n");
+    world
+        .edit("fleet/hosts.yaml", |text| {
+            let others = text.split("---\n").filter(|b| !b.contains(&line));
+            others.collect::<Vec<_>>().join("---\n")
+        })
+        .unwrap();
+    world.commit(&format!("{name} goes"), &[]).unwrap();
+    wait_slowly(PATIENCE, || {
+        let events = world.trueup(&["events", name]).ok()?;
+        events.contains("HostReleased").then_some(())
+    })
+    .expect("it is released");
+}
+
 fn released_and_left(world: &mut World) {
     let host = world.host("web-1").clone();
     let before = standing(&host);
     let known = world.switches("web-1").unwrap();
     let path = world.repo().join("fleet/hosts.yaml");
     let manifests = std::fs::read_to_string(&path).unwrap();
-    world
-        .edit("fleet/hosts.yaml", |text| {
-            let others = text
-                .split("---\n")
-                .filter(|b| !b.contains("  name: web-1\n"));
-            others.collect::<Vec<_>>().join("---\n")
-        })
-        .unwrap();
-    world.commit("web-1 goes", &[]).unwrap();
-    wait_slowly(PATIENCE, || {
-        let events = world.trueup(&["events", "web-1"]).ok()?;
-        events.contains("HostReleased").then_some(())
-    })
-    .expect("it is released");
+    released(world, "web-1");
     assert_eq!(standing(&host), before);
     assert_eq!(
         host.ssh(&["test", "-d", STATE]).code,

@@ -430,6 +430,70 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
     a_process_with_plain_text_leaves_nothing(host, SECOND);
 }
 
+const EARLY: &str = "trueup-secrets.service";
+
+/// The verb, and that nothing of ours lies on the host afterwards.
+fn left(world: &World, name: &str) -> String {
+    let said = world.trueup(&["leave", &format!("host/{name}")]).unwrap();
+    let host = world.host(name);
+    for gone in ["/nix/var/trueup", "/nix/var/nix/gcroots/trueup"] {
+        assert_eq!(host.ssh(&["test", "-e", gone]).code, 1, "{gone}: {said}");
+    }
+    assert_eq!(on_disk(host, &[FIRST]), "", "{said}");
+    said
+}
+
+#[test]
+fn a_host_that_is_left_has_no_secret_on_its_disk_and_none_after_its_next_boot() {
+    let Some(mut world) = world(&WEB) else { return };
+    put(&world, &seal(&world, FIRST, &WEB));
+    declare(&world, &manifest("role=web", "secretary", "reader.service"));
+    let both = WEB.map(|name| (name, "secrets", &[][..]));
+    world.commit("readers", &both).unwrap();
+    world.start_and_wait().unwrap();
+    world.all_ready(&WEB).unwrap();
+    let [abrupt, tidy] = WEB.map(|name| world.host(name).clone());
+    assert!(copied(&abrupt, FIRST) && copied(&tidy, FIRST));
+
+    // Left with its secrets and the module still in what runs: the service goes on, and is told what it loses.
+    let run = abrupt.unit("reader.service", "InvocationID");
+    crate::byhand::released(&mut world, "web-1");
+    let said = left(&world, "web-1");
+    assert!(
+        said.contains("1 secrets in memory") && said.contains("token"),
+        "{said}"
+    );
+    assert_eq!(abrupt.unit("reader.service", "InvocationID"), run);
+    assert!(holds(&abrupt, FIRST), "what runs may read it again");
+    let boot = abrupt.boot_id();
+    abrupt.crash();
+    abrupt.boot();
+    abrupt.wait_other_boot(&boot);
+    assert_eq!(in_memory(&abrupt, &[FIRST]), "");
+    assert_eq!(on_disk(&abrupt, &[FIRST]), "");
+    // Its early unit finds nothing of ours, and is no failure.
+    assert_eq!(abrupt.unit(EARLY, "ActiveState"), "inactive");
+    assert_eq!(abrupt.unit(EARLY, "Result"), "success");
+
+    // The other way: first the trunk takes secret and module away, then the host is left. Nothing is in memory either.
+    fs::remove_file(world.repo().join("fleet/secrets.yaml")).unwrap();
+    world.commit("no reader", &[("web-2", "web", &[])]).unwrap();
+    world.all_ready(&["web-2"]).unwrap();
+    assert_eq!(in_memory(&tidy, &[FIRST]), "");
+    assert_eq!(tidy.unit(EARLY, "LoadState"), "not-found");
+    let since = tidy.unit("web.service", "InvocationID");
+    let said = world
+        .trueup(&["leave", "host/web-2", "--still-managed"])
+        .unwrap();
+    assert!(!said.contains("secrets"), "{said}");
+    assert_eq!(tidy.unit("web.service", "InvocationID"), since);
+    let own = tidy.ssh(&[
+        "/nix/var/nix/profiles/system/bin/switch-to-configuration",
+        "boot",
+    ]);
+    assert_eq!(own.code, 0, "a plain NixOS: {own:?}");
+}
+
 /// The agent is stopped in the middle of its work, every value open: they are in its memory, and nowhere that outlives
 /// it. `getent`, which it asks for an owner that is not in `/etc/passwd`, takes its time here.
 fn a_process_with_plain_text_leaves_nothing(host: &Host, value: &str) {

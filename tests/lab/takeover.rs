@@ -31,9 +31,15 @@ const OUTPUTS: &str = r#"
       mkdir $out
       for f in $top/*; do ln -s $f $out/; done
       printf '#!/bin/sh\nexec %s/bin/switch-to-configuration switch\n' $top >$out/deploy-rs-activate
-      chmod +x $out/deploy-rs-activate
+      printf '#!/bin/sh\nexec ACTIVATE-RS "$@"\n' >$out/activate-rs
+      chmod +x $out/deploy-rs-activate $out/activate-rs
     '') self.nixosConfigurations;
 "#;
+
+/// A folder with deploy-rs' own `activate`, where somebody has built it; without it the test does by hand what it does.
+const REAL: &str = "TRUEUP_TEST_DEPLOY_RS";
+/// Where that program lies on a host.
+const ACTIVATE_RS: &str = "/root/deploy-rs-activate-program";
 
 /// Every unit that runs, with the id of its run and when it began.
 fn runs(host: &Host) -> BTreeMap<String, String> {
@@ -80,7 +86,7 @@ fn as_the_tools_had_it(world: &World) {
     let repo = world.repo();
     std::fs::remove_dir_all(repo.join("fleet")).unwrap();
     trueup_fixtures::fleet::remove_host(&repo, "db-1").unwrap();
-    let mut outputs = OUTPUTS.to_owned();
+    let mut outputs = OUTPUTS.replace("ACTIVATE-RS", ACTIVATE_RS);
     for name in [COLMENA, DEPLOY_RS] {
         let at = closures::place(world.host(name));
         outputs = outputs
@@ -112,9 +118,31 @@ fn deploy_rs_deploys(world: &World, host: &Host) -> (String, String) {
         .closures()
         .build_attribute(&format!("activatable.{}", host.name));
     world.closures().copy(&around, host);
-    host.read(&["nix-env", "--profile", PROFILE, "--set", &around]);
-    host.read(&[&format!("{around}/deploy-rs-activate")]);
+    match std::env::var_os(REAL) {
+        Some(folder) => activate_rs(world, host, &around, &folder),
+        None => {
+            eprintln!(
+                "SKIPPED: deploy-rs' own program ({REAL} names no folder with its `activate`)"
+            );
+            host.read(&["nix-env", "--profile", PROFILE, "--set", &around]);
+            host.read(&[&format!("{around}/deploy-rs-activate")]);
+        }
+    }
     (host.link(CURRENT).unwrap(), around)
+}
+
+/// What its `deploy` says over SSH: activate with both kinds of rollback armed, wait until it asks, confirm.
+fn activate_rs(world: &World, host: &Host, around: &str, folder: &std::ffi::OsStr) {
+    let program = std::fs::read(std::path::Path::new(folder).join("activate")).unwrap();
+    world.closures().put(host, &program, ACTIVATE_RS);
+    let script = format!(
+        "exec 2>&1; a={around}/activate-rs\n\
+         $a activate {around} --profile-path {PROFILE} --temp-path /tmp --confirm-timeout 50 --magic-rollback --auto-rollback &\n\
+         $a wait {around} --temp-path /tmp && rm /tmp/deploy-rs-canary-* && wait $!"
+    );
+    let said = host.sh(&script);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("Activation succeeded"), "{said:?}");
 }
 
 fn previews(world: &World) -> BTreeMap<String, Value> {

@@ -78,6 +78,8 @@ pub struct SshSettings {
 
 /// Our keys, as hosts are told of them.
 pub trait KeyBook: std::fmt::Debug {
+    /// The key for store paths that a host should trust now; in a rotation, the one that comes.
+    fn store_key(&self) -> String;
     /// What a host obeys from its first contact on.
     fn pin(&self) -> String;
     /// The list that this host should take, if it should take one.
@@ -315,7 +317,12 @@ impl Inner {
         if exit.ok() {
             Ok(())
         } else {
-            Err(fault::of_copy(target, &exit, &self.settings.store_key))
+            Err({
+                // A rotation changes it while we run.
+                let book = self.settings.book.as_ref().map(|b| b.store_key());
+                let key = book.as_ref().unwrap_or(&self.settings.store_key);
+                fault::of_copy(target, &exit, key)
+            })
         }
     }
 }
