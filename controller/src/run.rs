@@ -153,6 +153,7 @@ async fn serve(
             wake: Arc::new(move |w: Wake| drop(wake.try_send(w))),
             logs_dir: settings.logs_dir(),
             keys: Arc::new(keys.with(nix)),
+            machine_id: machine_id(),
         },
     )?;
     tracing::info!(
@@ -182,14 +183,16 @@ fn engine_settings(
         max_builds: settings.limits.builds as usize,
         released_roots: settings.limits.released_roots,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // Where there is none, the controller is on no host of a fleet.
-        machine_id: std::fs::read_to_string("/etc/machine-id")
-            .ok()
-            .map(|id| id.trim().to_owned())
-            .filter(|id| !id.is_empty()),
+        machine_id: machine_id(),
         told_at_start,
         ..trueup_engine::Settings::default()
     }
+}
+
+/// Where there is none, the controller is on no host of a fleet.
+fn machine_id() -> Option<String> {
+    let id = std::fs::read_to_string("/etc/machine-id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// What programs that we start get of our environment.
@@ -220,6 +223,7 @@ pub(crate) fn nix_settings(settings: &Settings, signing_key: PathBuf) -> NixSett
         evaluation_memory: settings.limits.evaluation_memory_mib << 20,
         evaluation_wall: settings.limits.evaluation_timeout,
         evaluations: settings.limits.evaluations as usize,
+        evaluation_store_max: crate::edge::nix::EVALUATION_STORE_MAX,
         build_silence: settings.limits.build_silence,
         signing_key,
         ring: SigningRing::default(),
@@ -262,7 +266,7 @@ async fn ports(
     let nix = Nix::new(nix);
     let key = keys.fleet_key().clone();
     let mut ssh = ssh_settings(settings, key.cluster(), keys.store_key().public);
-    ssh.book = Some(Rc::new(key.clone()));
+    ssh.book = Some(Rc::new(keys.clone()));
     let hosts = SshHosts::new(ssh).map_err(system("making the folder for ssh's sockets"))?;
     masters.get_or_init(|| hosts.masters());
     let for_keys = nix.clone();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod caches;
+mod collect;
 mod db;
 mod exec;
 mod init;

@@ -29,7 +29,7 @@ case "$1" in
   eval)
     [ ! -e "${0%/*}/slow" ] || exec sleep 1000
     of() { echo "\"$2\": {\"drv\": \"/nix/store/$1-nixos-system-$2-26.05.drv\", \"out\": \"/nix/store/$1-nixos-system-$2-26.05\"}"; }
-    echo "{$(of 00bgd045z0d4icpbc2yyz4gx48ak44la db-1), $(of 11bgd045z0d4icpbc2yyz4gx48ak44la web-1), $(of 22bgd045z0d4icpbc2yyz4gx48ak44la web-2)}" ;;
+    echo "{$(of 00bgd045z0d4icpbc2yyz4gx48ak44la db-1), $(of 11bgd045z0d4icpbc2yyz4gx48ak44la web-1), $(of 22bgd045z0d4icpbc2yyz4gx48ak44la web-2), $(of 33bgd045z0d4icpbc2yyz4gx48ak44la db-2)}" ;;
   path-info | store) ;;
   --version) echo "nix (Nix) 2.28.3" ;;
   *) exit 1 ;;

@@ -15,13 +15,13 @@ const TARGETS: [&str; 3] = ["web-1", "web-2", "db-1"];
 const HUB: &str = "hub";
 const CACHE: &str = "cache-1";
 const BUILDERS: [&str; 2] = ["build-1", "build-2"];
-const DEFAULTS: &str =
+pub(crate) const DEFAULTS: &str =
     "    activation: {confirmTimeout: 40s, settle: 1s}\n    drift: {interval: 10s}\n";
 /// Seven hosts share this machine with whatever else runs on it.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Who builds what: these features are asked for by the two kinds of derivations of each host.
 const ETC: &str = "etc-maker";
-const TOP: &str = "top-maker";
+pub(crate) const TOP: &str = "top-maker";
 
 fn percent(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
@@ -57,14 +57,14 @@ fn give_key(host: &Host) {
     assert_eq!(out.code, 0, "{out:?}");
 }
 
-fn features(host: &Host, words: &str) {
+pub(crate) fn features(host: &Host, words: &str) {
     let line = format!(
         "echo 'system-features = {words}' >> /etc/nix/lab.conf; systemctl restart nix-daemon"
     );
     assert_eq!(host.sh(&line).code, 0);
 }
 
-fn builder(host: &Host, features: &str, speed: u32) -> String {
+pub(crate) fn builder(host: &Host, features: &str, speed: u32) -> String {
     format!(
         "apiVersion: trueup/v1alpha1\nkind: Builder\nmetadata: {{name: {name}}}\nspec:\n  address: {address}\n  \
          systems: [x86_64-linux]\n  maxJobs: 2\n  speedFactor: {speed}\n  supportedFeatures: [{features}]\n  \
@@ -111,7 +111,7 @@ fn seven() -> Option<World> {
     Some(world)
 }
 
-fn hub_is(world: &World, url: &str) {
+pub(crate) fn hub_is(world: &World, url: &str) {
     let settings = world.dir().join("trueup.yaml");
     let text = std::fs::read_to_string(&settings).unwrap();
     let own = format!("  store: {}\n", world.closures().store());
@@ -121,19 +121,19 @@ fn hub_is(world: &World, url: &str) {
 }
 
 /// What a host's store built itself.
-fn built(host: &Host) -> BTreeSet<String> {
+pub(crate) fn built(host: &Host) -> BTreeSet<String> {
     let json = host.read(&["nix", "path-info", "--all", "--json"]);
     let all: serde_json::Map<String, Value> = serde_json::from_str(&json).unwrap();
     let own = all.into_iter().filter(|(_, info)| info["ultimate"] == true);
     own.map(|(path, _)| path).collect()
 }
 
-fn closure(world: &World, name: &str) -> String {
+pub(crate) fn closure(world: &World, name: &str) -> String {
     let status = world.status(name).unwrap();
     status["desiredClosure"].as_str().unwrap().to_owned()
 }
 
-fn machine(world: &World, name: &str) -> Value {
+pub(crate) fn machine(world: &World, name: &str) -> Value {
     let all = world.list("builders").unwrap();
     let found = all.into_iter().find(|m| m["metadata"]["name"] == name);
     found.unwrap_or_else(|| panic!("no builder {name}"))

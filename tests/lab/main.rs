@@ -7,6 +7,7 @@ mod controller;
 mod forced;
 mod hosts;
 mod hub;
+mod hubuser;
 mod itself;
 mod keys;
 mod reboot;

@@ -74,6 +74,8 @@ impl Planned {
 pub struct Plan {
     /// One for each host of the view.
     pub hosts: BTreeMap<HostName, Planned>,
+    /// The one that the controller runs on: it goes last in a revision.
+    pub last: Option<HostName>,
 }
 
 impl Plan {

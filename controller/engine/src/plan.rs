@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use trueup_core::conditions::is_ready;
 use trueup_core::host::{Problem, Work};
+use trueup_core::last::{self, Other};
 use trueup_core::plan::{FleetView, Plan, plan};
 use trueup_core::rollback::Back;
 use trueup_core::standing::Standing;
@@ -22,12 +23,17 @@ pub async fn plan_of(
     now: Timestamp,
     seed: u64,
     report_interval: Duration,
+    machine_id: Option<&str>,
 ) -> Result<Plan, DbError> {
     let stored = stored(db).await?;
     let Some(fleet) = &stored.fleet else {
         return Ok(Plan::default());
     };
-    let standings: Vec<Standing> = stored.hosts.iter().map(|r| standing(r, &stored)).collect();
+    let mut standings: Vec<Standing> = stored.hosts.iter().map(|r| standing(r, &stored)).collect();
+    let own = own(&stored, machine_id);
+    if let Some(own) = &own {
+        wait_for_others(own, &mut standings, &stored, machine_id);
+    }
     let view = FleetView {
         rollout: &fleet.fleet.rollout,
         hosts: standings
@@ -35,7 +41,42 @@ pub async fn plan_of(
             .map(|s| s.view(fleet.fleet.adopt, report_interval))
             .collect(),
     };
-    Ok(plan(&view, now, seed))
+    let mut plan = plan(&view, now, seed);
+    plan.last = own;
+    Ok(plan)
+}
+
+fn own(stored: &Stored, machine_id: Option<&str>) -> Option<HostName> {
+    let mut hosts = stored.hosts.iter();
+    let own = hosts.find(|r| last::is_own(&r.memory, machine_id))?;
+    Some(own.manifest.name.clone())
+}
+
+/// As the engine has it: unless a person asks for it by name, it goes after all that are on their way.
+fn wait_for_others(
+    own: &HostName,
+    all: &mut [Standing],
+    stored: &Stored,
+    machine_id: Option<&str>,
+) {
+    let others: Vec<Other<'_>> = stored
+        .hosts
+        .iter()
+        .filter(|r| !last::is_own(&r.memory, machine_id))
+        .map(|r| Other {
+            name: &r.manifest.name,
+            desired: &r.revision,
+            observed: r.status.observed_revision.as_ref(),
+            conditions: &r.status.conditions,
+            claimed: stored.claims.contains_key(&r.manifest.name),
+            depends_on: &r.manifest.depends_on,
+        })
+        .collect();
+    let before = last::before(own, &others);
+    let asked_by_nobody = |s: &&mut Standing| s.manifest.name == *own && s.nudge.is_none();
+    for standing in all.iter_mut().filter(asked_by_nobody) {
+        standing.waits_for.extend(before.iter().cloned());
+    }
 }
 
 fn standing(record: &HostRecord, stored: &Stored) -> Standing {

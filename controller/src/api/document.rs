@@ -525,6 +525,9 @@ pub struct PlannedHost {
     pub reason: Reason,
     /// Why, for people.
     pub message: String,
+    /// The controller runs on it, so it goes last in a revision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub goes_last: bool,
 }
 
 /// See [`PlannedHost`].

@@ -53,6 +53,8 @@ pub struct State<D> {
     pub logs_dir: PathBuf,
     /// The controller's keys.
     pub keys: Arc<dyn Keys>,
+    /// The machine that the controller runs on.
+    pub machine_id: Option<String>,
 }
 
 impl<D: Db> std::fmt::Debug for State<D> {

@@ -16,12 +16,24 @@ pub(super) async fn plan<D: Db>(state: &State<D>) -> Result<List<PlannedHost>, A
     let interval = trueup_engine::Settings::default().report_interval;
     // Before the plan, so that a watch from here sees whatever changes after it.
     let (rev, _) = state.db.list("/meta/").await?;
-    let plan = plan_of(&state.db, Timestamp::now(), SEED, interval).await?;
-    let hosts = plan.hosts.iter().map(|(name, p)| planned(name, p));
-    Ok(List::new(rev.0, hosts.collect()))
+    let plan = plan_of(
+        &state.db,
+        Timestamp::now(),
+        SEED,
+        interval,
+        state.machine_id.as_deref(),
+    )
+    .await?;
+    let is_last = |name: &HostName| plan.last.as_ref() == Some(name);
+    let hosts = plan.hosts.iter();
+    let mut hosts: Vec<_> = hosts
+        .map(|(name, p)| planned(name, p, is_last(name)))
+        .collect();
+    hosts.sort_by_key(|h| h.goes_last);
+    Ok(List::new(rev.0, hosts))
 }
 
-fn planned(host: &HostName, p: &Planned) -> PlannedHost {
+fn planned(host: &HostName, p: &Planned, goes_last: bool) -> PlannedHost {
     let (change, from, to, why) = match &p.change {
         Change::Nothing => (PlannedChange::Nothing, None, None, None),
         Change::Deliver { from, to } => {
@@ -53,6 +65,7 @@ fn planned(host: &HostName, p: &Planned) -> PlannedHost {
         phase: verdict.phase,
         reason: verdict.reason,
         message: verdict.message.clone(),
+        goes_last,
     }
 }
 

@@ -88,6 +88,10 @@ fn row(h: &PlannedHost) -> Vec<String> {
         Some(why) if !h.message.contains(why.as_str()) => format!("{why}; {}", h.message),
         _ => h.message.clone(),
     };
+    let why = match h.goes_last && self::differs(h) {
+        true => format!("{why}; goes last: the controller runs on it"),
+        false => why,
+    };
     vec![
         name.to_owned(),
         differs.to_owned(),

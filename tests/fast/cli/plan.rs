@@ -149,6 +149,50 @@ fn a_plan_names_packages_units_and_reboots_before_anything_is_built() {
         "{text}"
     );
     assert!(text.contains("**1 fail**"), "{text}");
+
+    // A commit of manifests alone: no Nix file reads them, so one evaluation answers for both revisions, of one attribute for
+    // all hosts that have it.
+    write("hosts.nix", HOSTS);
+    commit(&place, "as it was");
+    let field = |text: &str| text.replacen("    port: 1", "    port: 2222", 1);
+    edit(&place, "fleet/hosts.yaml", field);
+    commit(&place, "another port");
+    let said = ask("json");
+    let plan: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(plan["summary"]["hosts"], 3, "{plan:#}");
+    assert_eq!(plan["summary"]["evaluated"], 3, "{plan:#}");
+    assert_eq!(plan["summary"]["changed"], 1, "{plan:#}");
+    for host in plan["hosts"].as_array().unwrap() {
+        assert!(host["closureTo"].is_string(), "{host:#}");
+        assert_eq!(host["closureTo"], host["closureFrom"], "{host:#}");
+    }
+    let shared = |text: &str| {
+        let name = "nixosConfigurations.web-1.config.system.build.toplevel";
+        text.replace("  address:", &format!("  closure: {name}\n  address:"))
+    };
+    edit(&place, "fleet/hosts.yaml", shared);
+    commit(&place, "all are as web-1");
+    let plan: Value = serde_json::from_str(&ask("json").out).unwrap();
+    // Three before; after it one attribute, which was among them.
+    assert_eq!(plan["summary"]["evaluated"], 3, "{plan:#}");
+    let read = HOSTS.replace("1.27.3", "1.29.1");
+    write("hosts.nix", &read);
+    commit(&place, "nginx");
+    let plan: Value = serde_json::from_str(&ask("json").out).unwrap();
+    assert_eq!(plan["summary"]["evaluated"], 2, "one each: {plan:#}");
+    // A Nix file that reads a manifest makes every answer its own revision's.
+    let reads = FLAKE.replace(
+        "builtins.mapAttrs host",
+        "builtins.seq (builtins.readFile ./fleet/hosts.yaml) builtins.mapAttrs host",
+    );
+    write("flake.nix", &reads);
+    commit(&place, "it reads a manifest");
+    edit(&place, "fleet/hosts.yaml", |text| {
+        text.replacen("2222", "2223", 1)
+    });
+    commit(&place, "and the port");
+    let plan: Value = serde_json::from_str(&ask("json").out).unwrap();
+    assert_eq!(plan["summary"]["evaluated"], 2, "{plan:#}");
     make_removable(&place.path("store"));
 }
 

@@ -37,6 +37,14 @@ pub async fn hub(settings: &Settings, scratch: &Path) -> Option<Finding> {
 /// Builders and caches, beside each other.
 pub async fn of_fleet(settings: &Settings, scratch: &Path, fleet: &FleetManifests) -> Vec<Finding> {
     let nix = nix(settings, scratch);
+    let mut found = Vec::new();
+    if !fleet.builders.is_empty()
+        && let Err(why) = nix.hub_takes_builders().await
+    {
+        let fix =
+            "on the hub: nix.settings.trusted-users; until then it builds by itself what it can";
+        found.push(bad(format!("builders: {why}"), fix).of("hub"));
+    }
     let builders = fleet.builders.values().map(|b| {
         let nix = nix.clone();
         let ask = async move {
@@ -62,7 +70,9 @@ pub async fn of_fleet(settings: &Settings, scratch: &Path, fleet: &FleetManifest
         Box::pin(ask) as futures::future::LocalBoxFuture<'_, Finding>
     });
     let all: Vec<_> = builders.chain(caches).collect();
-    futures::stream::iter(all).buffered(AT_ONCE).collect().await
+    let asked: Vec<Finding> = futures::stream::iter(all).buffered(AT_ONCE).collect().await;
+    found.extend(asked);
+    found
 }
 
 async fn cache(nix: &Nix, c: &ResolvedCache) -> Finding {

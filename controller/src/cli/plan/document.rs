@@ -113,6 +113,9 @@ pub struct HostPlan {
     pub effects: Effects,
     /// What Nix warned of.
     pub warnings: Vec<String>,
+    /// The controller runs on it, so it goes last in the revision.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub goes_last: bool,
     /// Why it fails.
     pub problem: Option<String>,
     /// Nix's own words.
@@ -130,6 +133,7 @@ impl HostPlan {
             closure_to: None,
             effects: Effects::default(),
             warnings: Vec::new(),
+            goes_last: false,
             problem: None,
             trace: None,
         }

@@ -87,7 +87,8 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
     let fragment = side::fragment(args.config.as_deref())?;
     let nix = side::nix(&fragment, args.store.clone(), scratch.path());
     let rt = runtime()?;
-    let plan = tokio::task::LocalSet::new().block_on(&rt, plan(&args, &local, &nix, ctx))?;
+    let mut plan = tokio::task::LocalSet::new().block_on(&rt, plan(&args, &local, &nix, ctx))?;
+    own_host_last(&mut plan.hosts, ctx);
     print(&args, &plan, ctx)?;
     Ok(match &plan.summary {
         s if s.fails > 0 => Exit::Failed,
@@ -160,14 +161,26 @@ async fn plan(args: &Args, local: &Local, nix: &Nix, ctx: &mut Ctx<'_>) -> Resul
         .as_ref()
         .is_some_and(|b| b.head.revision == after.head.revision);
     if !same {
-        for side in before.iter_mut().chain([&mut after]) {
-            side.evaluate(nix, &args.hosts, ctx).await;
-            if args.build {
+        let mut known = side::Known::new();
+        if let Some(before) = &mut before {
+            before.evaluate(nix, &args.hosts, known, ctx).await;
+            // Only what no Nix file reads differs: what was found there holds here.
+            let answers = &before.opened.same_closures;
+            let holds = answers.is_some() && *answers == after.opened.same_closures;
+            known = if holds {
+                before.known()
+            } else {
+                side::Known::new()
+            };
+        }
+        after.evaluate(nix, &args.hosts, known, ctx).await;
+        if args.build {
+            for side in before.iter_mut().chain([&mut after]) {
                 side.build(nix, ctx).await;
             }
         }
     }
-    let evaluated = before.as_ref().map_or(0, |b| b.results.len()) + after.results.len();
+    let evaluated = before.as_ref().map_or(0, |b| b.evaluated) + after.evaluated;
     let mut summary = Summary {
         evaluated,
         ..Summary::default()
@@ -204,6 +217,17 @@ async fn plan(args: &Args, local: &Local, nix: &Nix, ctx: &mut Ctx<'_>) -> Resul
     })
 }
 
+/// The host that the controller runs on, where one answers and knows: a plan needs none.
+fn own_host_last(hosts: &mut [HostPlan], ctx: &mut Ctx<'_>) {
+    let list = ctx.client().ok().and_then(|client| client.plan().ok());
+    let own = list.and_then(|l| l.items.into_iter().find(|h| h.goes_last));
+    let Some(own) = own else { return };
+    for host in hosts.iter_mut() {
+        host.goes_last = host.name == own.host && host.change != Change::Removed;
+    }
+    hosts.sort_by_key(|h| h.goes_last);
+}
+
 fn opened(local: &Local, head: Head) -> Result<Side, CliError> {
     let opened: Opened = local
         .open(&head.revision)
@@ -212,6 +236,7 @@ fn opened(local: &Local, head: Head) -> Result<Side, CliError> {
         head,
         opened,
         results: BTreeMap::new(),
+        evaluated: 0,
     })
 }
 

@@ -92,6 +92,9 @@ fn what(host: &HostPlan) -> String {
         Change::New => parts.push("joins the fleet".to_owned()),
         Change::Unchanged | Change::Changed => {}
     }
+    if host.goes_last && host.change != Change::Unchanged {
+        parts.push("goes last: the controller runs on it".to_owned());
+    }
     parts.extend(host.secrets.iter().map(secret));
     if host.closure_from.is_some() && host.closure_from != host.closure_to {
         parts.extend(effects(host));

@@ -62,6 +62,7 @@ pub fn nix(fragment: &Fragment, store: Option<String>, scratch: &Path) -> Nix {
             .evaluation_timeout
             .map_or(defaults.evaluation_timeout, |d| d.get()),
         evaluations: limits.evaluations.unwrap_or(defaults.evaluations) as usize,
+        evaluation_store_max: u64::MAX,
         build_silence: limits
             .build_silence
             .map_or(defaults.build_silence, |d| d.get()),
@@ -110,10 +111,15 @@ pub fn refused(revision: &Revision, error: SourceError) -> CliError {
 
 pub type Results = BTreeMap<HostName, Result<Evaluated, EvalFailure>>;
 
+/// Answers by what was asked: the attribute, and the file that it is in.
+pub type Known = BTreeMap<(String, Option<String>), Result<Evaluated, EvalFailure>>;
+
 pub struct Side {
     pub head: Head,
     pub opened: Opened,
     pub results: Results,
+    /// How much of that this side had to evaluate by itself.
+    pub evaluated: usize,
 }
 
 impl Side {
@@ -121,19 +127,47 @@ impl Side {
         self.opened.fleet.hosts.get(name)
     }
 
-    /// Evaluates these of its hosts; how far it is stands on the screen.
-    pub async fn evaluate(&mut self, nix: &Nix, only: &[HostName], ctx: &mut Ctx<'_>) {
+    /// Evaluates these of its hosts, each attribute once, without those that are known; how far it is stands on the screen.
+    pub async fn evaluate(
+        &mut self,
+        nix: &Nix,
+        only: &[HostName],
+        mut known: Known,
+        ctx: &mut Ctx<'_>,
+    ) {
         let hosts = self.opened.fleet.hosts.values();
         let wanted = |h: &&ResolvedHost| only.is_empty() || only.contains(&h.name);
         let wants: Vec<EvalWant> = hosts.filter(wanted).map(want).collect();
-        let (at, all) = (self.head.revision.short(), wants.len());
-        let mut results = nix.evaluate(&self.opened.tree, wants);
-        ctx.status(&format!("evaluating {at}: 0/{all}"));
+        let asked_by: BTreeMap<&HostName, _> = wants.iter().map(|w| (&w.host, asked(w))).collect();
+        let mut first: BTreeMap<_, EvalWant> = BTreeMap::new();
+        for want in wants.iter().filter(|w| !known.contains_key(&asked(w))) {
+            first.entry(asked(want)).or_insert_with(|| want.clone());
+        }
+        let (at, all) = (self.head.revision.short(), first.len());
+        let mut results = nix.evaluate(&self.opened.tree, first.into_values().collect());
+        if all > 0 {
+            ctx.status(&format!("evaluating {at}: 0/{all}"));
+        }
         while let Some((host, result)) = results.next().await {
-            self.results.insert(host, result);
-            ctx.status(&format!("evaluating {at}: {}/{all}", self.results.len()));
+            self.evaluated += 1;
+            known.insert(asked_by[&host].clone(), result);
+            ctx.status(&format!("evaluating {at}: {}/{all}", self.evaluated));
+        }
+        for (host, asked) in asked_by {
+            if let Some(result) = known.get(&asked) {
+                self.results.insert(host.clone(), result.clone());
+            }
         }
         ctx.status("");
+    }
+
+    /// What it found, for another side that would find the same.
+    pub fn known(&self) -> Known {
+        let found = self.results.iter().filter_map(|(host, result)| {
+            let want = want(self.host(host)?);
+            Some((asked(&want), result.clone()))
+        });
+        found.collect()
     }
 
     /// Builds what was evaluated; a host whose build fails fails.
@@ -161,6 +195,10 @@ impl Side {
         }
         ctx.status("");
     }
+}
+
+fn asked(want: &EvalWant) -> (String, Option<String>) {
+    (want.attribute.clone(), want.file.clone())
 }
 
 fn want(host: &ResolvedHost) -> EvalWant {

@@ -33,6 +33,7 @@ const TAIL_LINES: usize = 25;
 impl Builder for Nix {
     async fn root(&self, drv: &DrvPath, out: &StorePath, root: &str) {
         // A hub on another machine has no derivation yet: it travels there as its build begins.
+        self.keep_for_the_hub(drv, out, root);
         if self.hub.is_none()
             && let Err(why) = self.link(drv, out, root).await
         {
@@ -80,6 +81,7 @@ impl Builder for Nix {
         if let Err(why) = dropped.await {
             tracing::warn!(%why, "old roots of builds stay for now");
         }
+        self.tidy_evaluations(&names);
     }
 
     fn use_machines(&self, machines: Vec<ResolvedBuilder>) {
@@ -98,7 +100,7 @@ fn is_root(name: &str) -> bool {
 }
 
 /// A root's name ends with the hash of the output that it was made for.
-fn is_kept(name: &str, hashes: &BTreeSet<String>) -> bool {
+pub(super) fn is_kept(name: &str, hashes: &BTreeSet<String>) -> bool {
     let base = name.strip_suffix(".drv").unwrap_or(name);
     base.rsplit('.')
         .next()
@@ -108,7 +110,7 @@ fn is_kept(name: &str, hashes: &BTreeSet<String>) -> bool {
 /// Roots of builds are told from others in the folder (the agent's) by this.
 const ROOT_PREFIX: &str = "hub-";
 
-fn root_name(root: &str, out: &StorePath) -> String {
+pub(super) fn root_name(root: &str, out: &StorePath) -> String {
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "._-@".contains(c) {
             c

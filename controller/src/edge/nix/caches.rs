@@ -103,7 +103,7 @@ impl Nix {
         if cache.url.starts_with("file://") {
             return Ok(());
         }
-        let mut spec = self.question(&cache.url);
+        let mut spec = self.question(&cache.url, &[]);
         give_login(&mut spec, cache)?;
         // Nix remembers for a week that a web server was there, and would say so without asking it.
         let forgetful = self.settings.state.join("ask").join(format!(
@@ -120,14 +120,13 @@ impl Nix {
 
     /// Nix asks another store for its version.
     pub async fn answers(&self, store: &str) -> Result<(), String> {
-        said_yes(self.question(store)).await
+        said_yes(self.question(store, &[])).await
     }
 
-    fn question(&self, store: &str) -> ExecSpec {
-        let mut spec = ExecSpec::new(
-            self.settings.program.clone(),
-            ["store", "info", "--store", store],
-        );
+    pub(super) fn question(&self, store: &str, more: &[&str]) -> ExecSpec {
+        let args = ["store", "info", "--store", store];
+        let args = args.iter().chain(more);
+        let mut spec = ExecSpec::new(self.settings.program.clone(), args);
         spec.env.clone_from(&self.settings.env);
         spec.env
             .insert("NIX_CONFIG".to_owned(), self.config().into());

@@ -202,6 +202,8 @@ impl Nix {
             .iter()
             .filter_map(|want| {
                 let f = found.remove(want.host.as_str())?;
+                // Before anybody else's turn, and so before garbage is collected.
+                self.keep_for_the_hub(&f.drv, &f.out, want.host.as_str());
                 let evaluated = Evaluated {
                     key: format!(
                         "{}{}:{}",

@@ -71,6 +71,17 @@ impl Hub {
         format!("{}{joint}remote-program={}", self.url, percent(&program))
     }
 
+    /// Whoever is root needs nobody's trust.
+    fn is_root(&self) -> bool {
+        self.login.starts_with("root@")
+    }
+
+    fn user(&self) -> &str {
+        self.login
+            .split_once('@')
+            .map_or("our user", |(user, _)| user)
+    }
+
     /// A command on the hub. The user's shell over there reads the words, so each is one that no shell reads more into.
     fn command(&self, settings: &NixSettings, words: &[&str]) -> ExecSpec {
         let mut args: Vec<String> = SSH_OPTIONS.split(' ').map(str::to_owned).collect();
@@ -312,6 +323,27 @@ impl Nix {
         let folder = self.settings.roots.display().to_string();
         let asked = self.on_hub(hub, &["mkdir", "-p", &folder]).await;
         Some(asked.map(drop))
+    }
+
+    /// Does the hub's Nix take our word for its builders? It ignores that of a user whom it does not trust, and says so to
+    /// nobody. `Ok` where it can't be told: it does not answer, or is too old to say.
+    pub async fn hub_takes_builders(&self) -> Result<(), String> {
+        let Some(hub) = self.hub.as_ref().filter(|h| !h.is_root()) else {
+            return Ok(());
+        };
+        let spec = self.question(&hub.url, &["--json"]);
+        let Ok(exit) = exec::run(&spec).await else {
+            return Ok(());
+        };
+        let said: serde_json::Value = serde_json::from_slice(&exit.stdout).unwrap_or_default();
+        if said["trusted"].as_u64() != Some(0) {
+            return Ok(());
+        }
+        let user = hub.user();
+        Err(format!(
+            "the hub's Nix does not trust `{user}`, so it ignores every Builder: add `{user}` to nix.settings.trusted-users on \
+             the hub, or name root in hub.store"
+        ))
     }
 
     async fn on_hub(&self, hub: &Hub, words: &[&str]) -> Result<String, String> {

@@ -103,13 +103,14 @@ impl Machines {
         )
     }
 
-    /// Names of those that are lost and have what a message of Nix asks for, as far as one can tell.
+    /// Those that are lost, each with why: one of them may have what a message of Nix asks for.
     pub(super) fn lost_names(&self) -> Vec<String> {
         let all = self.locked();
         let lost = all
             .values()
             .filter(|m| m.status.state == MachineState::Lost);
-        lost.map(|m| m.manifest.name.clone()).collect()
+        let told = |m: &Machine| format!("{}: {}", m.manifest.name, m.status.message);
+        lost.map(told).collect()
     }
 
     /// Nix found nobody for a derivation. Does one of these have what it asks for? Then Nix was told wrong.
@@ -296,11 +297,19 @@ impl Nix {
                 }
                 let (asked, pause) = nix.machines.round();
                 next = tokio::time::Instant::now() + pause;
+                let taken = match asked.is_empty() {
+                    true => Ok(()),
+                    false => nix.hub_takes_builders().await,
+                };
                 futures::stream::iter(asked)
                     .for_each_concurrent(PROBES, |m| {
-                        let nix = nix.clone();
+                        let (nix, taken) = (nix.clone(), taken.clone());
                         async move {
-                            let answer = nix.probe(&m).await;
+                            let answer = match taken {
+                                Ok(()) => nix.probe(&m).await,
+                                // Whether it answers is of no use then.
+                                Err(why) => Err(why),
+                            };
                             nix.machines.answered(&m.name, answer, false);
                         }
                     })

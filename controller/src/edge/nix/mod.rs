@@ -8,6 +8,7 @@
 mod build;
 mod built;
 mod caches;
+mod collect;
 mod evaluate;
 mod expression;
 mod hub;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use collect::STORE_MAX as EVALUATION_STORE_MAX;
 pub use inspect::Derivation;
 pub use outputs::{Asked, NAMES_MAX, Output};
 
@@ -54,6 +56,8 @@ pub struct NixSettings {
     pub evaluation_wall: Duration,
     /// Evaluating processes at the same time.
     pub evaluations: usize,
+    /// Bytes above which the store of evaluations for a hub elsewhere is collected.
+    pub evaluation_store_max: u64,
     /// A build that says nothing for so long is ended.
     pub build_silence: Duration,
     /// The key that signs store paths.
@@ -84,6 +88,8 @@ pub struct Nix {
     joint: Arc<joint::Joint>,
     /// The store that evaluations write to is there.
     opened: Arc<tokio::sync::OnceCell<()>>,
+    /// When the store of evaluations was last measured.
+    looked: Arc<std::sync::Mutex<Option<std::time::Instant>>>,
 }
 
 impl Nix {
@@ -101,6 +107,7 @@ impl Nix {
             roots: Arc::default(),
             joint: Arc::default(),
             opened: Arc::default(),
+            looked: Arc::default(),
         }
     }
 

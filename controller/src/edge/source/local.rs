@@ -6,7 +6,7 @@ use git2::{Oid, Repository};
 use trueup_engine::ports::{Head, Opened, SourceError, Tree};
 use trueup_schema::Revision;
 
-use super::{Bounds, Credentials, Desired, ReadManifests, SourceSettings, export, head};
+use super::{Bounds, Credentials, Desired, ReadManifests, SourceSettings, export, head, same};
 
 /// What the trunk is called where nobody says so.
 const TRUNKS: [&str; 5] = [
@@ -113,6 +113,11 @@ impl Local {
             revision: revision.clone(),
             problems,
         })?;
+        // A plan compares two revisions: where they differ in manifests and ciphertext alone, one evaluation answers for both.
+        let manifests = files.iter().map(|(name, _)| name.as_str());
+        let sources = fleet.secrets.values().map(|s| s.source.as_str());
+        let apart = manifests.chain(sources).collect();
+        let same_closures = same::closures(&self.repo, revision, &apart);
         let path = export::tree(&self.settings, &self.repo, revision)?;
         Ok(Opened {
             tree: Tree {
@@ -121,7 +126,7 @@ impl Local {
             },
             fleet,
             secrets,
-            same_closures: None,
+            same_closures,
         })
     }
 }

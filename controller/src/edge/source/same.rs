@@ -87,11 +87,18 @@ impl Mention {
     fn is_in(&self, text: &str) -> bool {
         match self {
             Self::File(name) => text.contains(name.as_str()),
-            Self::Folder { last, whole } => text
-                .match_indices(last.as_str())
-                .any(|(at, _)| !is_elsewhere(&text[..at], last, whole)),
+            Self::Folder { last, whole } => text.match_indices(last.as_str()).any(|(at, _)| {
+                let (before, after) = (&text[..at], &text[at + last.len()..]);
+                !goes_on(after) && !is_elsewhere(before, last, whole)
+            }),
         }
     }
+}
+
+/// `/secrets.conf` is another name than that of the folder `/secrets`.
+fn goes_on(after: &str) -> bool {
+    let of_a_name = |c: char| c.is_ascii_alphanumeric() || "._-+~".contains(c);
+    after.starts_with(of_a_name)
 }
 
 /// `/run/trueup/secrets` is a place on hosts, which no pure evaluation reads: an absolute path that is not a part of the
@@ -207,11 +214,13 @@ mod tests {
             "x = \"/run/secrets/db\";",
             "cat /run/trueup/secrets/token",
             "ConditionPathExists=/nix/var/trueup/secrets.json",
+            "\"ssh/sshd_config.d/secrets.conf\"",
         ] {
             assert!(!reads(root, text), "{text}");
         }
         for text in [
             "./secrets",
+            "./secrets${name}",
             "../../secrets/other.yaml",
             "${root}/secrets",
             "${root}/a/secrets",
