@@ -7,6 +7,7 @@ mod demo;
 mod exec;
 mod fuzz;
 mod lab;
+mod lab_tests;
 mod sim;
 mod test;
 

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all that must hold before a merge, stage by stage, with times at the end. `.ci/run` calls it.
 //! A stage that fails does not stop the others: one run shows everything that is wrong.
 
-use crate::{agent, exec, lab};
+use crate::{agent, exec, lab, lab_tests};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -19,15 +19,13 @@ const PACKAGES: [(&str, &str); 4] = [
 const DENY_VERSION: &str = "0.20.2";
 
 /// The target whose tests take real hosts, in a stage of its own.
-const LAB_TARGET: &str = "lab";
-/// Processes that run them at once. With more, two cores no longer keep the hosts' own deadlines.
-const LAB_SHARDS: usize = 4;
+pub(crate) const LAB_TARGET: &str = "lab";
 
 /// Tests that passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
-    passed: u64,
-    failed: u64,
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl std::ops::AddAssign for Count {
@@ -82,7 +80,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         stage("sim", crate::sim::stage),
         stage("fuzz", crate::fuzz::stage),
         stage("docs", docs),
-        stage("lab", || lab_tests(with_lab)),
+        stage("lab", || lab_tests::run(with_lab)),
     ];
     Ok(report(&stages))
 }
@@ -169,7 +167,7 @@ fn apt(args: &[&str]) -> Result<()> {
 }
 
 /// The script says why not, on our stderr. 3 is its "hosts can't run here"; all else is an error.
-fn lab_possible() -> Result<bool> {
+pub(crate) fn lab_possible() -> Result<bool> {
     let mut script = lab::script(&["check"]);
     let status = script.status().context("start the lab's check")?;
     ensure!(
@@ -240,7 +238,7 @@ fn deny() -> Result<Outcome> {
     Ok(passed())
 }
 
-fn in_ci() -> bool {
+pub(crate) fn in_ci() -> bool {
     std::env::var("CI").as_deref() == Ok("true")
 }
 
@@ -279,63 +277,8 @@ fn tools() -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// In a few processes side by side, each with a lab of its own: a test mostly waits for its hosts.
-fn lab_tests(wanted: bool) -> Result<Outcome> {
-    if !wanted {
-        return Ok(Outcome::Skipped("--no-lab".to_owned()));
-    }
-    if !lab_possible()? {
-        ensure!(!in_ci(), "lab hosts can't run here, and CI=true");
-        return Ok(Outcome::Skipped(
-            "lab hosts can't run here (the reason stands above)".to_owned(),
-        ));
-    }
-    let target = ["test", "--quiet", "--workspace", "--test", LAB_TARGET, "--"];
-    let list = exec::read(
-        exec::cargo()
-            .args(target)
-            .args(["--list", "--format", "terse"]),
-    )?;
-    let names = names(&list);
-    ensure!(!names.is_empty(), "the lab's tests name none");
-    let target = ["test", "--workspace", "--test", LAB_TARGET, "--"];
-    let done: Vec<Result<Outcome>> = std::thread::scope(|scope| {
-        let shard = |at| {
-            // Neighbours in the list are alike, and last as long: each shard takes some of every kind.
-            let mine: Vec<&str> = names.iter().skip(at).step_by(LAB_SHARDS).copied().collect();
-            scope.spawn(move || {
-                if mine.is_empty() {
-                    return Ok(passed());
-                }
-                counted(
-                    exec::cargo()
-                        .args(target)
-                        .args(["--test-threads=1", "--exact"])
-                        .args(mine),
-                )
-            })
-        };
-        let running: Vec<_> = (0..LAB_SHARDS).map(shard).collect();
-        running
-            .into_iter()
-            .map(|r| {
-                r.join()
-                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a shard panicked")))
-            })
-            .collect()
-    });
-    all(done)
-}
-
-/// The names in libtest's terse list.
-fn names(list: &str) -> Vec<&str> {
-    list.lines()
-        .filter_map(|line| line.strip_suffix(": test"))
-        .collect()
-}
-
 /// One outcome of many.
-fn all(outcomes: Vec<Result<Outcome>>) -> Result<Outcome> {
+pub(crate) fn all(outcomes: Vec<Result<Outcome>>) -> Result<Outcome> {
     let (mut sum, mut why) = (Count::default(), None);
     for outcome in outcomes {
         let count = match outcome? {
@@ -369,6 +312,11 @@ fn test_targets() -> Result<Vec<String>> {
 
 /// Runs a test command, passes on what it says, and adds up the summaries in it.
 pub(crate) fn counted(command: &mut Command) -> Result<Outcome> {
+    Ok(counted_names(command)?.0)
+}
+
+/// The same, with the names of those that failed, as libtest prints them.
+pub(crate) fn counted_names(command: &mut Command) -> Result<(Outcome, Vec<String>)> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -378,26 +326,27 @@ pub(crate) fn counted(command: &mut Command) -> Result<Outcome> {
         .stderr
         .take()
         .map(|pipe| std::thread::spawn(move || tee(pipe, std::io::stderr())));
-    let mut count = child
+    let (mut count, failed) = child
         .stdout
         .take()
         .map(|pipe| tee(pipe, std::io::stdout()))
         .unwrap_or_default();
-    if let Some(Ok(more)) = err.map(std::thread::JoinHandle::join) {
+    if let Some(Ok((more, _))) = err.map(std::thread::JoinHandle::join) {
         count += more;
     }
     let status = child
         .wait()
         .with_context(|| format!("wait for {}", exec::shown(command)))?;
-    Ok(if status.success() && count.failed == 0 {
+    let outcome = if status.success() && count.failed == 0 {
         Outcome::Passed(count)
     } else {
         Outcome::Failed(count, format!("{} tests failed ({status})", count.failed))
-    })
+    };
+    Ok((outcome, failed))
 }
 
-fn tee(from: impl Read, mut to: impl Write) -> Count {
-    let mut count = Count::default();
+fn tee(from: impl Read, mut to: impl Write) -> (Count, Vec<String>) {
+    let (mut count, mut failed) = (Count::default(), Vec::new());
     for line in BufReader::new(from)
         .split(b'\n')
         .map_while(std::io::Result::ok)
@@ -408,8 +357,14 @@ fn tee(from: impl Read, mut to: impl Write) -> Count {
         if let Some(more) = summary(&line) {
             count += more;
         }
+        failed.extend(failure(&line).map(str::to_owned));
     }
-    count
+    (count, failed)
+}
+
+/// `test a::b ... FAILED`.
+fn failure(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// `test result: ok. 3 passed; 0 failed; …` of libtest, or `Summary [ 0.1s] 4 tests run: 3 passed, 1 failed, …` of nextest,
@@ -443,11 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_tests_is_read_and_outcomes_are_added_up() {
-        assert_eq!(
-            names("a::b: test\nbench: benchmark\nc: test\n"),
-            ["a::b", "c"]
-        );
+    fn outcomes_are_added_up() {
         let count = |passed, failed| Count { passed, failed };
         let good = || Ok(Outcome::Passed(count(2, 0)));
         let bad = Ok(Outcome::Failed(count(1, 1), "1 tests failed".to_owned()));
@@ -483,5 +434,7 @@ mod tests {
             count(2, 2)
         );
         assert_eq!(summary("test web ... ok"), None);
+        assert_eq!(failure("test web ... ok"), None);
+        assert_eq!(failure("test a::b ... FAILED"), Some("a::b"));
     }
 }
