@@ -14,6 +14,10 @@ use trueup_tests::world::{QUICK, Stage, World};
 
 use crate::harness::{Host, Lab, wait};
 
+mod cut;
+mod hostkey;
+mod swap;
+
 const THREE: [&str; 3] = ["web-1", "web-2", "db-1"];
 const WEB: [&str; 2] = ["web-1", "web-2"];
 const FILE: &str = "/run/trueup/secrets/token";
@@ -64,6 +68,11 @@ fn work_of_nix(calls: &Path) -> Vec<String> {
 
 /// The encrypted file, for the hosts' own SSH keys.
 fn seal(world: &World, value: &str, hosts: &[&str]) -> String {
+    let plain = format!("web:\n    token: {value}\n    ana: of-ana-{value}\n");
+    seal_text(world, &plain, hosts)
+}
+
+fn seal_text(world: &World, plain: &str, hosts: &[&str]) -> String {
     let group = hosts
         .iter()
         .map(|name| Recipient::parse(&world.host(name).host_key).unwrap());
@@ -74,7 +83,6 @@ fn seal(world: &World, value: &str, hosts: &[&str]) -> String {
         mac_only_encrypted: false,
         now: "2026-11-22T01:02:03Z".parse().unwrap(),
     };
-    let plain = format!("web:\n    token: {value}\n    ana: of-ana-{value}\n");
     let sealed = trueup_secrets::encrypt(plain.as_bytes(), Format::Yaml, &spec).unwrap();
     String::from_utf8(sealed).unwrap()
 }
@@ -273,9 +281,18 @@ fn a_secret_for_two_of_three_hosts_is_on_those_two_alone_and_on_no_disk() {
     };
     assert!(events.iter().filter(told).count() >= WEB.len());
 
-    // Deleted in memory: found, and put right.
-    world.host("web-2").read(&["rm", FILE]);
-    arrives(&world, "web-2", SECOND);
+    // Deleted in memory, given away, written over: found, and put right.
+    for harm in ["rm $f", "chmod 0604 $f && chown 7:7 $f", "echo other >$f"] {
+        let host = world.host("web-2");
+        let done = host.sh(&format!("f=$(readlink -f {FILE}) && {harm}"));
+        assert_eq!(done.code, 0, "{harm}: {done:?}");
+        let right = || {
+            let stat = host.ssh(&["stat", "-Lc", "%a %u %g", FILE]).stdout;
+            (stat.trim() == "440 0 0" && holds(host, SECOND)).then_some(())
+        };
+        let why = || format!("{harm}: {:?}", world.why("web-2"));
+        assert!(wait(ARRIVES_MAX, right).is_some(), "{}", why());
+    }
 
     // A reboot, with nobody there to send anything.
     world.stop().unwrap();
@@ -370,6 +387,9 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
             .stdout
     };
     assert_eq!(for_users(&world), format!("of-ana-{SECOND}"));
+    // Where a unit makes users, that is what reads it again.
+    let by_unit = |world: &World| world.host("web-1").read(&["cat", "/run/users/ana"]);
+    assert_eq!(by_unit(&world), format!("of-ana-{SECOND}"));
     let activations = |world: &World| {
         world
             .host("web-1")
@@ -380,6 +400,7 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
     world.commit("another password", &[]).unwrap();
     world.all_ready(&["web-1"]).unwrap();
     assert_eq!(for_users(&world), format!("of-ana-{THIRD}"));
+    assert_eq!(by_unit(&world), format!("of-ana-{THIRD}"));
     assert_ne!(activations(&world), ran);
     assert_eq!(world.switches("web-1").unwrap(), switches);
 
@@ -391,6 +412,7 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
     world.outcome("web-1", "RolledBack").unwrap();
     assert!(holds(world.host("web-1"), THIRD));
     assert_eq!(for_users(&world), format!("of-ana-{THIRD}"));
+    assert_eq!(by_unit(&world), format!("of-ana-{THIRD}"));
     assert!(copied(world.host("web-1"), THIRD));
     put(&world, &seal(&world, SECOND, &["web-1"]));
     declare(&world, &manifest("role=web", "secretary", "reader.service"));
@@ -427,7 +449,15 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
     assert_eq!(host.unit("reader.service", "Result"), "success");
     assert_eq!(host.unit("reader.service", "NRestarts"), "0");
     assert_eq!(host.read(&["stat", "-Lc", "%a %u %g", FILE]), "440 950 950");
+    let swap = swap::Swap::on(world.dir());
     a_process_with_plain_text_leaves_nothing(host, SECOND);
+    if let Some(swap) = swap {
+        assert!(
+            swap.has(&[CARELESS.to_owned()]),
+            "the search finds what was swapped"
+        );
+        assert!(!swap.has(&forms(SECOND)));
+    }
 }
 
 const EARLY: &str = "trueup-secrets.service";
@@ -494,9 +524,13 @@ fn a_host_that_is_left_has_no_secret_on_its_disk_and_none_after_its_next_boot() 
     assert_eq!(own.code, 0, "a plain NixOS: {own:?}");
 }
 
+/// What a process has that takes no care of it.
+const CARELESS: &str = "planted-8c1f-value-of-a-careless-process";
+
 /// The agent is stopped in the middle of its work, every value open: they are in its memory, and nowhere that outlives
 /// it. `getent`, which it asks for an owner that is not in `/etc/passwd`, takes its time here.
 fn a_process_with_plain_text_leaves_nothing(host: &Host, value: &str) {
+    let page_out = swap::PAGE_OUT;
     let script = format!(
         r#"
         exec 2>&1
@@ -517,6 +551,10 @@ fn a_process_with_plain_text_leaves_nothing(host: &Host, value: &str) {
           dd if=/proc/$pid/mem bs=4096 skip=$from count=$((to - from)) 2>/dev/null
         done | grep -qaF -e {value} && echo in-memory
         grep -qaF -e {value} /proc/$pid/environ && echo in-environment
+        {page_out}
+        sh -c 'careless={CARELESS}; sleep 5; :' & other=$!
+        sleep 0.2; page_out $other; kill $other
+        page_out $pid
         grep VmSwap /proc/$pid/status
         grep VmLck /proc/$pid/status
         kill -ABRT $pid; wait $pid; echo ended-with $?

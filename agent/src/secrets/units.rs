@@ -18,6 +18,8 @@ use crate::{AgentError, exec, files, judge as judging, units};
 const RESTART_LIMIT: Duration = Duration::from_secs(120);
 /// The running closure's activation script.
 const ACTIVATE_LIMIT: Duration = Duration::from_secs(300);
+/// Makes users where an activation does not (`services.userborn`). systemd-sysusers never changes a password that is set.
+const USERBORN: &str = "userborn.service";
 /// Where switch-to-configuration looks for what an activation asks for.
 const LISTS: &str = "/run/nixos";
 
@@ -59,6 +61,14 @@ pub(super) fn remember(ctx: &Context) -> Result<(), AgentError> {
 
 /// Tells the switch that follows: it knows which units its closure has, and when.
 pub(super) fn leave_to_switch(changes: &Changes) -> Result<(), AgentError> {
+    let mut changes = changes.clone();
+    if changes.users
+        && units::snapshot()?
+            .get(USERBORN)
+            .is_some_and(units::Unit::is_up)
+    {
+        changes.restart.insert(USERBORN.to_owned());
+    }
     for (list, names) in [("restart", &changes.restart), ("reload", &changes.reload)] {
         if names.is_empty() || !Path::new(LISTS).is_dir() {
             continue;
@@ -106,10 +116,17 @@ pub(super) fn act(ctx: &Context, changes: &Changes) -> Result<(), Fault> {
             return Err(fault(message, &[]));
         }
     }
-    if changes.restart.is_empty() && changes.reload.is_empty() {
+    if !changes.users && changes.restart.is_empty() && changes.reload.is_empty() {
         return Ok(());
     }
     let all = units::snapshot().map_err(|e| fault(e.to_string(), &[]))?;
+    if changes.users && all.get(USERBORN).is_some_and(units::Unit::is_up) {
+        // First, and alone: units of users start behind it.
+        units::systemctl(&["restart"], &[USERBORN], RESTART_LIMIT).map_err(|error| {
+            let message = format!("a secret for users changed, and users were not made: {error}");
+            fault(message, &[USERBORN])
+        })?;
+    }
     let up = |name: &&str| {
         all.get(*name)
             .is_some_and(|u| u.is_up() || u.active == "failed" || u.sub == "auto-restart")
