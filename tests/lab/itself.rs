@@ -336,6 +336,9 @@ fn goes_last(it: &Itself) {
         at(OTHER, "Succeeded") < at(HUB, "ActivationStarted"),
         "{events:#?}"
     );
+    let plan: Value = serde_json::from_str(&it.trueup(&["diff", "-o", "json"]).unwrap()).unwrap();
+    let last = plan["items"].as_array().unwrap().last().unwrap();
+    assert!(last["host"] == HUB && last["goesLast"] == true, "{plan:#}");
 }
 
 fn is_confined(it: &Itself) {

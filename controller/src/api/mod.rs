@@ -5,6 +5,7 @@ mod actor;
 mod byhand;
 pub mod document;
 mod document_byhand;
+mod document_pipeline;
 mod error;
 pub mod keys;
 mod openapi;
