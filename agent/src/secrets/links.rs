@@ -2,10 +2,10 @@
 //! there is not overwritten, but for links, which are brought back.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::record::Entry;
+use super::record::{Entry, make_folder};
 use super::{Generation, Opened, Places, SecretsError};
 
 /// Whether each path is free, or has a link.
@@ -87,12 +87,10 @@ fn link(target: &Path, path: &Path, folders: u32) -> Result<(), SecretsError> {
     if fs::read_link(path).is_ok_and(|now| now == target) {
         return Ok(());
     }
-    if let Some(parent) = path.parent().filter(|p| !p.exists()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(folders)
-            .create(parent)
-            .map_err(SecretsError::file("making", parent))?;
+    let above = path.ancestors().skip(1);
+    let missing: Vec<_> = above.take_while(|p| !p.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        make_folder(folder, folders)?;
     }
     put(target, path).map_err(SecretsError::file("linking", path))
 }

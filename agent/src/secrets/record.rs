@@ -207,11 +207,11 @@ impl Opened {
             entries: self.items.iter().map(|i| i.entry.clone()).collect(),
         };
         let folder = generation.folder(places);
-        make_folder(&folder)?;
+        make_folder(&folder, FOLDER)?;
         for item in &self.items {
             let path = folder.join(&item.entry.name);
             if let Some(parent) = path.parent().filter(|p| !p.is_dir()) {
-                make_folder(parent)?;
+                make_folder(parent, FOLDER)?;
             }
             write(&path, item)?;
         }
@@ -220,9 +220,10 @@ impl Opened {
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), SecretsError> {
+/// With exactly this mode: the umask has no say.
+pub(super) fn make_folder(path: &Path, mode: u32) -> Result<(), SecretsError> {
     let made = fs::DirBuilder::new().mode(0o700).create(path);
-    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(FOLDER)))
+    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .map_err(SecretsError::file("making", path))
 }
 

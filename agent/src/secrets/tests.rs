@@ -102,6 +102,9 @@ fn each_value_is_in_its_file_with_its_mode_and_a_template_has_them_all() {
         &[("pw", "db/password"), ("user", "db/user")],
     );
     goal.secrets[0].mode = "0440".parse().expect("a mode");
+    let deep = world.dir.path().join("srv/app/keys/pw");
+    goal.secrets[0].path = Some(deep.display().to_string());
+    goal.secrets[0].directory_mode = "0775".parse().expect("a mode");
     goal.templates.push(SecretTemplate {
         name: "app.conf".to_owned(),
         content: "<secret:user>:<secret:pw>\n".to_owned(),
@@ -130,6 +133,12 @@ fn each_value_is_in_its_file_with_its_mode_and_a_template_has_them_all() {
         (mode("pw"), mode("user"), mode("rendered")),
         (0o440, 0o400, 0o751)
     );
+    // Folders that were made for a link: as they are asked for, whatever the umask.
+    assert_eq!(fs::read_to_string(&deep).expect("linked"), "x1");
+    for above in deep.ancestors().skip(1).take(3) {
+        let meta = fs::metadata(above).expect("made");
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o775, "{above:?}");
+    }
     let outside = fs::read_to_string(world.dir.path().join("etc/app/app.conf"));
     assert_eq!(outside.expect("linked"), "app:x1\n");
     assert_eq!(changes.restart.len(), 3);
