@@ -68,7 +68,7 @@ impl Itself {
         Some(found["status"].clone())
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         let text = self
             .trueup(&["events", "--limit", "1000", "-o", "json"])
             .expect("events");
