@@ -137,6 +137,8 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
             let (nonce, signature) = (option(rest, "--nonce")?, option(rest, "--signature")?);
             witnessed::testify(&layout, order(rest)?, nonce, signature)
         }
+        #[cfg(feature = "planted")]
+        "units-both-ways" => offer::say(out, &crate::units::both_ways()?),
         "activate" => activate::run(&layout, order(rest)?),
         "deadman" => {
             let deadline = option(rest, "--deadline")?;

@@ -129,11 +129,19 @@ impl Wanted {
 }
 
 fn looked(wanted: Wanted) -> Result<Units, ExecError> {
-    if let Ok(units) = over_bus(wanted) {
-        return Ok(units);
-    }
-    // Its private socket is closed, or speaks another way.
-    let mut all = states()?;
+    // Its private socket may be closed, or speak another way.
+    over_bus(wanted).or_else(|_| over_systemctl(wanted))
+}
+
+/// Everything both ways, for a test that compares them on a real host.
+#[cfg(feature = "planted")]
+pub fn both_ways() -> Result<[Units; 2], crate::AgentError> {
+    let bus = over_bus(Wanted::All).map_err(|e| crate::AgentError::Request(e.to_string()))?;
+    Ok([bus, over_systemctl(Wanted::All)?])
+}
+
+fn over_systemctl(wanted: Wanted) -> Result<Units, ExecError> {
+    let mut all = states_by_systemctl()?;
     let names: Vec<String> = all
         .iter()
         .filter(|(name, unit)| wanted.is(name) && details(name, unit).is_some())
@@ -241,9 +249,10 @@ fn plain(value: Value) -> String {
 
 /// What state all units are in, and nothing else of them: one question.
 pub fn states() -> Result<Units, ExecError> {
-    if let Ok(units) = over_bus(Wanted::None) {
-        return Ok(units);
-    }
+    over_bus(Wanted::None).or_else(|_| states_by_systemctl())
+}
+
+fn states_by_systemctl() -> Result<Units, ExecError> {
     let args = [
         "list-units",
         "--all",

@@ -14,6 +14,7 @@ mod reboot;
 mod secrets;
 mod stc;
 mod takeover;
+mod units;
 mod witness;
 
 // Where they lie for all tests on hosts, and for the demo.
