@@ -1,6 +1,7 @@
 //! What the agent reads from systemd's own socket, beside what `systemctl` prints of the same units on a real host.
 
 use serde_json::Value;
+use trueup_tests::closures::Closures;
 
 use crate::harness::{Host, Lab, planted_agent};
 
@@ -56,6 +57,7 @@ U
 put lab.target <<'U'
 [Unit]
 Description=a target of the lab
+Wants=lab-skipped.service
 U
 put lab-asked.service <<'U'
 [Service]
@@ -150,12 +152,14 @@ fn differences(bus: &Value, systemctl: &Value) -> Vec<String> {
 
 #[test]
 fn the_socket_of_systemd_says_what_systemctl_says() {
-    let Some(lab) = Lab::up(&["h1"]) else { return };
-    let host = lab.host("h1");
+    let Some(lab) = Lab::up(&["web-1"]) else {
+        return;
+    };
+    let host = lab.host("web-1");
     let made = host.sh(UNITS);
     assert_eq!(made.code, 0, "{made:?}");
     let agent = std::fs::read(planted_agent()).unwrap();
-    crate::itself::upload(host, &agent, "/srv/planted");
+    Closures::of(&lab, "demo", &["web-1"]).put(host, &agent, "/srv/planted");
     assert_eq!(host.ssh(&["chmod", "0755", "/srv/planted"]).code, 0);
     let mut last = Vec::new();
     for _ in 0..TRIES {

@@ -158,7 +158,7 @@ fn a_witness_that_does_not_get_there(it: &mut Itself) {
     println!("went back, since the witness did not get there: {done}");
 
     cut(it, false);
-    it.merge("mended", &[("message", "mended")], Some("three"));
+    it.merge("mended", &[], Some("three"));
     it.ready();
     it.deployed_itself();
     assert_eq!(watch(it)["confirmed"], true);
