@@ -90,7 +90,10 @@ pub fn conditions(
         Truth::Unknown => (Reason::Progressing, "not asked yet"),
     };
     put(ConditionType::Reachable, v.reachable, reason, message);
-    if let Some(m) = &v.drifted {
+    // Being looked at or corrected is no end of it: it ends with what is found or done.
+    let under_way = matches!(v.state, State::Progressing | State::Retrying);
+    let known = find(before, ConditionType::Drifted).filter(|_| under_way);
+    if let Some(m) = v.drifted.as_ref().or(known.map(|c| &c.message)) {
         put(ConditionType::Drifted, Truth::True, Reason::Drifted, m);
     }
     if let Some(m) = &v.reboot_required {

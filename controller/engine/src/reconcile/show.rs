@@ -117,6 +117,13 @@ fn fill(cell: &mut HostCell, decision: &Decision) {
     }
 }
 
+/// Was it put right by trueup since it drifted?
+fn corrected(cell: &HostCell, before: &[trueup_schema::status::Condition]) -> bool {
+    let began = find(before, ConditionType::Drifted).map(|c| c.last_transition_time);
+    let corrections = &cell.record.memory.corrections;
+    began.is_some_and(|began| corrections.iter().any(|at| *at >= began))
+}
+
 /// Events of what changed. What a note has told already is not told twice.
 fn transitions(
     cell: &mut HostCell,
@@ -154,6 +161,8 @@ fn transitions(
             cell.notes
                 .push(note(Severity::Warning, Reason::Drifted, c.message.clone()))
         }
+        // By us: told already.
+        (true, None) if corrected(cell, before) => {}
         (true, None) => cell.notes.push(note(
             Severity::Info,
             Reason::DriftEnded,
