@@ -253,3 +253,64 @@ fn each_mode_does_what_it_says_and_no_more() {
     world.all_ready(&["web-1"]).unwrap();
     assert_eq!(all_links(&world, "web-1"), vec![wanted("web-1"); 4]);
 }
+
+/// `HH:00-HH:00` in UTC, from so many hours from now to so many.
+fn hours(from: i64, to: i64) -> String {
+    let now = trueup_schema::Timestamp::now().as_second() / 3600;
+    let at = |hours: i64| (now + hours).rem_euclid(24);
+    format!("{:02}:00-{:02}:00", at(from), at(to))
+}
+
+#[test]
+fn a_window_that_is_closed_is_waited_for_by_name_and_an_open_one_is_used() {
+    let (closed, open) = (hours(6, 8), hours(-1, 3));
+    let window = |w: &str| format!("reboot: window\n    rebootWindow: \"{w}\"");
+    let Some(mut world) = three(&DEFAULTS.replace("reboot: whenRequired", &window(&closed))) else {
+        return;
+    };
+    let one = [("kernel", "6.12.60")];
+    world
+        .commit("the kernel that runs", &[("web-1", "booted", &one[..])])
+        .unwrap();
+    world.start_and_wait().unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let before = world.host("web-1").boot_id();
+    let was = world.host("web-1").link(BOOTED);
+
+    let two = [("kernel", "6.18.1")];
+    world
+        .commit("a new kernel", &[("web-1", "booted", &two[..])])
+        .unwrap();
+    let head = world.head().to_owned();
+    world
+        .until(&["web-1"], "waiting for its window", |s| {
+            let tried = s["attemptedRevision"].as_str().unwrap_or_default();
+            let told = condition(s, "RebootRequired");
+            tried.ends_with(&head)
+                && told.is_some_and(|c| {
+                    c["status"] == "True" && c["message"].to_string().contains(&closed)
+                })
+        })
+        .unwrap();
+    let status = world.status("web-1").unwrap();
+    let wanted = status["desiredClosure"].as_str().map(str::to_owned);
+    let host = world.host("web-1");
+    assert_eq!(host.boot_id(), before, "nobody rebooted it");
+    assert_eq!(
+        [host.link(BOOTED), host.link(CURRENT)],
+        [was, wanted.clone()]
+    );
+
+    world
+        .edit("fleet/fleet.yaml", |text| text.replace(&closed, &open))
+        .unwrap();
+    world.commit("the window opens", &[]).unwrap();
+    let host = world.host("web-1");
+    wait(AWAY_MAX, || {
+        let now = host.ssh(&["cat", "/proc/sys/kernel/random/boot_id"]);
+        (now.code == 0 && now.stdout.trim() != before).then_some(())
+    })
+    .expect("it reboots within its window");
+    world.all_ready(&["web-1"]).unwrap();
+    assert_eq!(all_links(&world, "web-1"), vec![wanted; 4]);
+}
