@@ -314,3 +314,47 @@ fn a_window_that_is_closed_is_waited_for_by_name_and_an_open_one_is_used() {
     world.all_ready(&["web-1"]).unwrap();
     assert_eq!(all_links(&world, "web-1"), vec![wanted; 4]);
 }
+
+#[test]
+fn a_reboot_that_a_power_cycle_could_not_undo_is_refused_and_made_where_that_is_allowed() {
+    let Some(mut world) = three(DEFAULTS) else {
+        return;
+    };
+    let one = [("kernel", "6.12.60")];
+    world
+        .commit("the kernel that runs", &[("web-1", "booted", &one[..])])
+        .unwrap();
+    world.start_and_wait().unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let host = world.host("web-1");
+    // The loader could boot an entry once; what would ask it to is not there.
+    let gone = host.sh("rm $(command -v bootctl) && ! command -v bootctl");
+    assert_eq!(gone.code, 0, "{gone:?}");
+    let (before, was) = (host.boot_id(), all_links(&world, "web-1"));
+
+    let two = [("kernel", "6.18.1")];
+    world
+        .commit("a new kernel", &[("web-1", "booted", &two[..])])
+        .unwrap();
+    world.outcome("web-1", "RebootRequired").unwrap();
+    let why = world.why("web-1").unwrap();
+    assert!(
+        why.contains("NoOneShot") && why.contains("unconfirmedBoot: allow"),
+        "{why}"
+    );
+    assert_eq!(world.host("web-1").boot_id(), before);
+    assert_eq!(all_links(&world, "web-1"), was, "nothing changed");
+
+    world
+        .edit("fleet/fleet.yaml", |text| {
+            text.replace("settle: 1s}", "settle: 1s, unconfirmedBoot: allow}")
+        })
+        .unwrap();
+    world.commit("the risk is taken", &[]).unwrap();
+    world.all_ready(&["web-1"]).unwrap();
+    let wanted = world.status("web-1").unwrap()["desiredClosure"]
+        .as_str()
+        .map(str::to_owned);
+    assert_ne!(world.host("web-1").boot_id(), before);
+    assert_eq!(all_links(&world, "web-1"), vec![wanted; 4]);
+}
