@@ -227,6 +227,10 @@ fn what_two_hosts_need_is_built_once_and_what_fails_is_named_for_each() {
             let drv = failure.drv.parse().unwrap();
             let log = std::fs::read_to_string(nix.build_log(&drv).unwrap()).unwrap();
             assert_eq!(log, "this is why\n");
+            // As `trueup logs build` looks for it.
+            let hash = &failure.drv["/nix/store/".len()..][..8];
+            let found = trueup::edge::nix::find_logs(&dir.path().join("state/logs"), hash).unwrap();
+            assert_eq!(found, [nix.build_log(&drv).unwrap()]);
         }
 
         let BuildUpdate::Done(Err(failure)) = done(&nix, e, "e").await else {

@@ -14,6 +14,8 @@ use trueup_engine::record::{
 use trueup_schema::HostName;
 use trueup_schema::status::{Event, Subject};
 
+use crate::edge::nix::find_logs;
+
 use super::document::{
     BuildStatus, BuilderStatus, Change, Changes, Described, Host, List, Metadata, NudgeStatus,
     Object, RevisionStatus, SourceStatus,
@@ -335,23 +337,48 @@ pub(super) async fn watch<D: Db>(
     })
 }
 
-/// The log of one derivation, named by its path, by the path's last part or by its hash.
-pub(super) fn build_log<D>(state: &State<D>, drv: &str) -> Result<String, ApiError> {
+/// Letters of a derivation's hash that are enough to ask for it.
+const HASH_MIN: usize = 4;
+
+/// The log of one derivation, named by its path, by the path's last part or by the beginning of its hash.
+pub(super) async fn build_log<D: Db>(state: &State<D>, drv: &str) -> Result<String, ApiError> {
+    let fail = |class, why: String| ApiError::new(class, why).next("trueup get builds");
     let name = drv.rsplit('/').next().unwrap_or_default();
     let hash: String = name
         .chars()
         .take_while(char::is_ascii_alphanumeric)
         .collect();
-    if hash.len() != 32 {
-        return Err(
-            ApiError::new(Class::Usage, format!("`{drv}` is not a derivation"))
-                .next("trueup get builds"),
-        );
+    if !(HASH_MIN..=32).contains(&hash.len()) {
+        return Err(fail(Class::Usage, format!("`{drv}` is not a derivation")));
     }
-    let missing = |e: std::io::Error| {
-        ApiError::new(Class::NotFound, format!("no log of {name}: {e}")).next("trueup get builds")
+    let missing = |e: std::io::Error| fail(Class::NotFound, format!("no log of {name}: {e}"));
+    let found = match find_logs(&state.logs_dir, &hash) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(missing)?,
     };
-    let path = state.logs_dir.join(format!("{hash}.log"));
+    let path = match &found[..] {
+        [path] => path,
+        [] => {
+            let (_, records) = all::<D, BuildRecord>(state, BUILDS).await?;
+            let known = records
+                .iter()
+                .any(|r| hash_of(r.drv.as_str()).starts_with(&hash));
+            return Err(fail(
+                Class::NotFound,
+                match known {
+                    true => format!("{name} printed nothing, or was there already"),
+                    false => format!("no build of {name} is known"),
+                },
+            ));
+        }
+        several => {
+            let why = format!(
+                "{} logs begin with `{hash}`: give more of it",
+                several.len()
+            );
+            return Err(fail(Class::Usage, why));
+        }
+    };
     let mut file = std::fs::File::open(path).map_err(missing)?;
     let len = file.metadata().map_err(missing)?.len();
     let skipped = len.saturating_sub(LOG_MAX);

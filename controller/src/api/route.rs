@@ -362,7 +362,7 @@ pub(super) async fn handle<D: Db>(
         Op::Source => json(&read::source(state).await?),
         Op::Nudge => json(&read::nudge(state, varies).await?),
         Op::Watch => json(&read::watch(state, &query).await?),
-        Op::BuildLog => read::build_log(state, varies).map(Answer::Text),
+        Op::BuildLog => read::build_log(state, varies).await.map(Answer::Text),
         Op::Reconcile => json(&write::reconcile(state, actor, parse(body)?).await?),
         Op::Suspend => json(&write::suspend(state, actor, parse(body)?).await?),
         Op::Resume => json(&write::resume(state, actor, parse(body)?).await?),

@@ -11,7 +11,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Of {
-    /// Of a derivation, by its path or the 32 characters that name it
+    /// Of a derivation, by its path, or by the beginning of the 32 characters that name it
     Build {
         /// As `trueup get builds` shows it
         drv: String,

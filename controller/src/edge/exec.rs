@@ -69,6 +69,15 @@ pub struct ExecSpec {
     pub limits: Limits,
 }
 
+fn not_started(why: &std::io::Error) -> String {
+    match why.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no such program: install it, or put it into PATH".to_owned()
+        }
+        _ => why.to_string(),
+    }
+}
+
 impl ExecSpec {
     /// A program with arguments.
     pub fn new<A: Into<OsString>>(
@@ -90,7 +99,7 @@ impl ExecSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// It is not there, or not executable.
-    #[error("starting {program}: {source}")]
+    #[error("starting {program}: {}", not_started(.source))]
     Start {
         /// Which.
         program: String,

@@ -228,6 +228,19 @@ pub(super) fn file(folder: &Path, drv: &str) -> PathBuf {
     folder.join(format!("{}.log", base.trim_end_matches(".drv")))
 }
 
+/// Logs in a folder whose derivation's hash begins so: with enough of it, one.
+pub fn find(folder: &Path, hash: &str) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().starts_with(hash) {
+            found.push(folder.join(name));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Without colours and other control sequences: it goes to a database and to terminals of others.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 pub(crate) use collect::STORE_MAX as EVALUATION_STORE_MAX;
 pub use inspect::Derivation;
+pub use log::find as find_logs;
 pub use outputs::{Asked, NAMES_MAX, Output};
 
 use super::exec::{self, ExecError, ExecSpec, Exit, Limits};
