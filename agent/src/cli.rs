@@ -211,7 +211,11 @@ fn release(layout: &Layout) -> Result<(), AgentError> {
     println!(
         "{}",
         match held {
-            Some(h) => format!("released; it was held by {}: {}", h.by, h.reason),
+            Some(h) => format!(
+                "released; it was held by {}: {}. The controller sees it when it looks next; at once after `trueup reconcile \
+                 --host NAME`",
+                h.by, h.reason
+            ),
             None => "it was not held".to_owned(),
         }
     );
