@@ -353,7 +353,11 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
 
     // User, unit and secret in one commit.
     put(&world, &seal(&world, FIRST, &["web-1"]));
-    declare(&world, &manifest("role=web", "secretary", "reader.service"));
+    let text = manifest("role=web", "secretary", "reader.service");
+    declare(
+        &world,
+        &format!("{text}  reloadUnits: [reloader.service]\n"),
+    );
     world
         .commit("a reader", &[("web-1", "secrets", &[])])
         .unwrap();
@@ -363,11 +367,16 @@ fn a_secret_is_its_owners_before_the_unit_that_reads_it_at_first_and_after_a_reb
     assert!(copied(host, FIRST), "{:?}", host.journal());
     assert_eq!(host.unit("reader.service", "NRestarts"), "0");
 
-    // Rotated: restarted with the new one.
+    // Rotated: one restarted with the new one, the other reloaded, in the run that it was in.
+    let run = host.unit("reloader.service", "InvocationID");
     put(&world, &seal(&world, SECOND, &["web-1"]));
     world.commit("another token", &[]).unwrap();
     world.all_ready(&["web-1"]).unwrap();
-    assert!(copied(world.host("web-1"), SECOND));
+    let host = world.host("web-1");
+    assert!(copied(host, SECOND));
+    let taken = host.ssh(&["cat", "/run/reloader/token"]);
+    assert_eq!(taken.stdout, SECOND, "{taken:?}");
+    assert_eq!(host.unit("reloader.service", "InvocationID"), run);
 
     // What users are made from: the running closure's activation runs again, and nothing is switched.
     let ana = "apiVersion: trueup/v1alpha1\nkind: Secret\nmetadata: {name: ana}\nspec:\n  source: secrets/web.yaml\n  key: web/ana\n  hosts: role=web\n  neededForUsers: true\n";
