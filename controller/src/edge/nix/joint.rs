@@ -2,19 +2,17 @@
 //! and one look at the store. Each is answered for itself. Who can't be answered from what all were told is built alone.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use trueup_engine::ports::{BuildFailure, BuildUpdate};
+use trueup_engine::ports::{BuildFailure, BuildUpdate, Builder as _};
 use trueup_schema::{DrvPath, ErrorClass, StorePath};
 
 use super::build::{End, failure};
 use super::info::{self, PathInfo};
 use super::log::BuildLog;
-use super::publish::SIGN_WALL;
 use super::{Nix, exec};
 
 /// Derivations of one process: its command line and what it holds in memory stay small.
@@ -167,7 +165,7 @@ impl Nix {
         let needs: BTreeSet<&str> = needs.iter().map(DrvPath::as_str).collect();
         let ours = log.only(|drv| needs.contains(drv));
         if ours.errors.is_empty() {
-            return match self.has_output(&waiter.out).await {
+            return match self.is_valid(&waiter.out).await {
                 true => Verdict::Built,
                 false => Verdict::Alone(None),
             };
@@ -181,21 +179,12 @@ impl Nix {
         }
     }
 
-    async fn has_output(&self, out: &StorePath) -> bool {
-        let asked = self.ask(["path-info", "--offline", out.as_str()]).await;
-        asked.is_ok_and(|exit| exit.ok())
-    }
-
     /// One look for all instead of one each, for who signs next. What goes wrong here is told there.
     async fn look_at_all(&self, group: &[Waiter]) {
-        let mut args: Vec<OsString> = ["path-info", "--recursive", "--json"]
-            .map(OsString::from)
-            .into();
-        args.extend(group.iter().map(|w| w.out.as_str().into()));
-        let Ok(told) = self.must(args, SIGN_WALL, Vec::new()).await else {
+        let outs: Vec<&StorePath> = group.iter().map(|w| &w.out).collect();
+        let Ok(all) = self.closures(&outs).await else {
             return;
         };
-        let Ok(all) = info::parse(&told) else { return };
         let mut known = locked(&self.joint.known);
         if known.len() + group.len() > KNOWN_MAX {
             known.clear();

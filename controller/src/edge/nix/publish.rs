@@ -15,7 +15,7 @@ use super::{Nix, built, exec};
 use crate::edge::exec::Limits;
 
 /// Signing a closure of thousands of paths takes seconds.
-pub(super) const SIGN_WALL: Duration = Duration::from_secs(600);
+const SIGN_WALL: Duration = Duration::from_secs(600);
 /// What Nix knows of a closure: 1 KiB a path.
 const INFO_BYTES: usize = 64 << 20;
 /// Paths named in an error.
@@ -73,15 +73,20 @@ fn sort(closure: Vec<PathInfo>, our_key: &str, built: impl Fn(&str) -> bool) -> 
 }
 
 impl Nix {
+    /// What the hub's store knows of all that these need.
+    pub(super) async fn closures(&self, paths: &[&StorePath]) -> Result<Vec<PathInfo>, String> {
+        let mut args: Vec<OsString> = ["path-info", "--recursive", "--json"]
+            .map(OsString::from)
+            .into();
+        args.extend(paths.iter().map(|p| p.as_str().into()));
+        let told = self.must(args, SIGN_WALL, Vec::new()).await?;
+        info::parse(&told).map_err(|e| format!("`nix path-info` printed {e}"))
+    }
+
     async fn sign_closure(&self, path: &StorePath) -> Result<(), String> {
         let closure = match self.joint.take_known(path) {
             Some(closure) => closure,
-            None => {
-                let args =
-                    ["path-info", "--recursive", "--json", path.as_str()].map(OsString::from);
-                let told = self.must(args.into(), SIGN_WALL, Vec::new()).await?;
-                info::parse(&told).map_err(|e| format!("`nix path-info` printed {e}"))?
-            }
+            None => self.closures(&[path]).await?,
         };
         let mut unknown = Vec::new();
         let keys = self.signing_keys();
