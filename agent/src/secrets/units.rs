@@ -63,7 +63,7 @@ pub(super) fn remember(ctx: &Context) -> Result<(), AgentError> {
 pub(super) fn leave_to_switch(changes: &Changes) -> Result<(), AgentError> {
     let mut changes = changes.clone();
     if changes.users
-        && units::snapshot()?
+        && units::states()?
             .get(USERBORN)
             .is_some_and(units::Unit::is_up)
     {
@@ -119,7 +119,7 @@ pub(super) fn act(ctx: &Context, changes: &Changes) -> Result<(), Fault> {
     if !changes.users && changes.restart.is_empty() && changes.reload.is_empty() {
         return Ok(());
     }
-    let all = units::snapshot().map_err(|e| fault(e.to_string(), &[]))?;
+    let all = units::states().map_err(|e| fault(e.to_string(), &[]))?;
     if changes.users && all.get(USERBORN).is_some_and(units::Unit::is_up) {
         // First, and alone: units of users start behind it.
         units::systemctl(&["restart"], &[USERBORN], RESTART_LIMIT).map_err(|error| {
