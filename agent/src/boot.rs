@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use trueup_schema::StorePath;
 
 use crate::files::{self, FileError};
-use crate::oneshot;
+use crate::{grub, oneshot};
 
 /// The loader of containers: the next boot runs what `/sbin/init` names.
 pub const INIT_LINK: &str = "init-link";
@@ -47,10 +47,7 @@ fn detect_in(root: &Path) -> BootDefault {
         return found("extlinux", extlinux(&text));
     }
     if root.join("boot/grub/grub.cfg").is_file() {
-        return found(
-            "grub",
-            first_init(&files::text(root.join("boot/grub/grub.cfg"))),
-        );
+        return found("grub", grub::default_closure(root));
     }
     if let Ok(target) = fs::read_link(root.join(INIT)) {
         let closure = target.to_str().and_then(init_closure);
@@ -107,7 +104,7 @@ pub(crate) fn dir_names(dir: &Path) -> Vec<String> {
 }
 
 /// `init=/nix/store/…/init` of a kernel command line.
-fn init_closure(text: &str) -> Option<StorePath> {
+pub(crate) fn init_closure(text: &str) -> Option<StorePath> {
     let at = text.find("/nix/store/")?;
     let end = text[at..].find("/init").map(|e| at + e)?;
     text[at..end].parse().ok()

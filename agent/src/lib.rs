@@ -17,6 +17,7 @@ pub mod deadman;
 pub mod exec;
 pub mod files;
 pub mod gate;
+pub mod grub;
 pub mod health;
 pub mod journal;
 pub mod judge;

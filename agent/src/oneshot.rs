@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use trueup_schema::StorePath;
 
-use crate::{boot, exec, files};
+use crate::{boot, exec, files, grub};
 
 /// EFI variables of systemd-boot: the vendor's number is a part of the name.
 const EFI_VARS: &str = "sys/firmware/efi/efivars";
@@ -58,8 +58,7 @@ fn of_in(root: &Path, loader: &str) -> Result<OneShot, String> {
             Ok(OneShot::SystemdBoot)
         }
         "grub" => {
-            let text = files::text(root.join("boot/grub/grub.cfg"));
-            if !text.contains("save_env next_entry") {
+            if !grub::forgets(root) {
                 return Err("this grub.cfg does not look at `next_entry`".to_owned());
             }
             let mounts = files::text(root.join("proc/self/mounts"));
@@ -102,7 +101,7 @@ fn entry_in(root: &Path, can: OneShot, closure: &StorePath) -> Option<String> {
             names.sort_by_key(|n| !n.contains("trueup"));
             names.into_iter().next()
         }
-        OneShot::Grub => grub_entry(&files::text(root.join("boot/grub/grub.cfg")), &init),
+        OneShot::Grub => grub::place(root, &init),
     }
 }
 
@@ -131,11 +130,7 @@ pub fn get(can: OneShot) -> Option<String> {
 fn get_in(root: &Path, can: OneShot) -> Option<String> {
     match can {
         OneShot::SystemdBoot => text_of(&variable(root, "LoaderEntryOneShot")?),
-        OneShot::Grub => {
-            let text = files::text(root.join("boot/grub/grubenv"));
-            let line = text.lines().find_map(|l| l.strip_prefix("next_entry="));
-            line.filter(|l| !l.is_empty()).map(str::to_owned)
-        }
+        OneShot::Grub => grub::variable(root, "next_entry"),
     }
 }
 
@@ -200,50 +195,6 @@ fn mounted(mounts: &str, path: &str) -> (String, String) {
         }
     }
     (best.1, best.2)
-}
-
-/// The place of the menu entry with this `init=`, by numbers, as `grub-reboot` takes it: `2>0`.
-fn grub_entry(text: &str, init: &str) -> Option<String> {
-    // How many entries each open menu has had; and whether an open brace belongs to a menu entry or a submenu.
-    let mut counts = vec![0_usize];
-    let mut open: Vec<Brace> = Vec::new();
-    let mut path: Vec<usize> = Vec::new();
-    for line in text.lines().map(str::trim) {
-        let menu = line.starts_with("submenu ");
-        if menu || line.starts_with("menuentry ") {
-            let count = counts.last_mut()?;
-            path.push(*count);
-            *count += 1;
-            if menu {
-                counts.push(0);
-            }
-            open.push(if menu { Brace::Menu } else { Brace::Entry });
-        } else if line.ends_with('{') {
-            open.push(Brace::Other);
-        } else if line == "}" {
-            match open.pop()? {
-                Brace::Menu => {
-                    counts.pop();
-                    path.pop();
-                }
-                Brace::Entry => {
-                    path.pop();
-                }
-                Brace::Other => {}
-            }
-        } else if open.contains(&Brace::Entry) && line.split_whitespace().any(|w| w == init) {
-            let numbers: Vec<String> = path.iter().map(ToString::to_string).collect();
-            return Some(numbers.join(">"));
-        }
-    }
-    None
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Brace {
-    Menu,
-    Entry,
-    Other,
 }
 
 /// Takes away the links of a profile, so that the loader lists it no more.
@@ -353,48 +304,16 @@ mod tests {
         assert_eq!(entry_in(dir.path(), OneShot::SystemdBoot, &other), None);
     }
 
-    const GRUB: &str = r#"
-if [ "${next_entry}" ] ; then
-  set default="${next_entry}"
-  set next_entry=
-  save_env next_entry
-fi
-menuentry "NixOS - Default" --class nixos --unrestricted {
-  linux ($drive1)/kernels/k init=/nix/store/old/init loglevel=4
-}
-submenu "NixOS - All configurations" --class submenu {
-  menuentry "NixOS - Configuration 7" --class nixos {
-    if [ x = y ]; then {
-    }
-    linux ($drive1)/kernels/k init=/nix/store/old/init loglevel=4
-  }
-}
-submenu "NixOS - Profile 'trueup'" --class submenu {
-  menuentry "NixOS - Configuration 1" --class nixos {
-    linux ($drive1)/kernels/k init=/nix/store/new/init loglevel=4
-  }
-}
-"#;
-
-    #[test]
-    fn a_grub_entry_is_named_by_its_place() {
-        assert_eq!(
-            grub_entry(GRUB, "init=/nix/store/new/init").as_deref(),
-            Some("2>0")
-        );
-        assert_eq!(
-            grub_entry(GRUB, "init=/nix/store/old/init").as_deref(),
-            Some("0")
-        );
-        assert_eq!(grub_entry(GRUB, "init=/nix/store/none/init"), None);
-    }
-
     #[test]
     fn grub_can_only_where_it_can_forget() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("boot/grub")).unwrap();
         fs::create_dir_all(dir.path().join("proc/self")).unwrap();
-        fs::write(dir.path().join("boot/grub/grub.cfg"), GRUB).unwrap();
+        fs::write(
+            dir.path().join("boot/grub/grub.cfg"),
+            "set next_entry=\nsave_env next_entry\n",
+        )
+        .unwrap();
         let mounts = dir.path().join("proc/self/mounts");
         for (line, can) in [
             ("/dev/sda1 / ext4 rw 0 0\n", true),

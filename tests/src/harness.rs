@@ -186,14 +186,23 @@ impl Host {
         self.script(&["crash", &self.name]);
     }
 
+    /// Makes it a host that GRUB boots, with GRUB's own tools; its menu comes with a closure whose `loader` is `grub`.
+    pub fn grub(&self) {
+        self.script(&["grub", &self.name]);
+    }
+
     /// Waits until the boot loader took the entry that is to be booted once: what was chosen boots now, or hangs.
     pub fn wait_one_shot_taken(&self) {
         let lab = self.key.parent().expect("the key lies in its lab");
-        let file = format!(
-            "hosts/{}/nvram/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
-            self.name
-        );
-        let taken = || (!lab.join(&file).exists()).then_some(());
+        let host = lab.join("hosts").join(&self.name);
+        let variable =
+            host.join("nvram/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
+        let environment = host.join("upper/boot/grub/grubenv");
+        let named = |line: &str| line.starts_with("next_entry=") && line != "next_entry=";
+        let taken = || {
+            let grub = std::fs::read_to_string(&environment).unwrap_or_default();
+            (!variable.exists() && !grub.lines().any(named)).then_some(())
+        };
         wait(BOOT_MAX, taken).unwrap_or_else(|| panic!("{} has not gone down to boot", self.name));
     }
 

@@ -42,7 +42,7 @@ boot() { # NAME
   mount --bind "$dir/boot_id" "$r/proc/sys/kernel/random/boot_id" # the kernel's own is that of the machine below
   mount --bind "$r/proc/sys/net" "$r/proc/sys/net"; mount -o remount,bind,rw,nosuid,nodev,noexec "$r/proc/sys/net"
   mount -t sysfs -o nosuid,nodev,noexec sysfs "$r/sys"; mount -o remount,bind,ro,nosuid,nodev,noexec "$r/sys"
-  nvram "$dir/nvram"; mount --bind "$dir/nvram" "$r/sys/firmware"
+  nvram "$dir/nvram" "$dir/grub"; mount --bind "$dir/nvram" "$r/sys/firmware"
   mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 "$r/sys/fs/cgroup"
   boot_dev "$r" "$dir"
   mount -t tmpfs -o mode=755,nosuid,nodev,size=256m tmpfs "$r/run"; mount -t tmpfs -o mode=1777 tmpfs "$r/tmp"
@@ -81,8 +81,9 @@ efi_text() { # FOLDER NAME: a variable's text
 efi_put() { # FOLDER NAME TEXT
   { printf '\007\000\000\000'; printf '%s' "$3" | sed 's/./&\n/g' | tr '\n' '\000'; printf '\000\000'; } > "$1/$2-$LOADER_GUID"
 }
-nvram() { # FOLDER
-  mkdir -p "$1/efi/efivars"; efi_put "$1/efi/efivars" LoaderInfo "systemd-boot 257 (lab)"
+nvram() { # FOLDER, a file that is there on a host of GRUB
+  mkdir -p "$1/efi/efivars"
+  if [ -e "$2" ]; then rm -f "$1/efi/efivars/"*; else efi_put "$1/efi/efivars" LoaderInfo "systemd-boot 257 (lab)"; fi
 }
 
 # As systemd-boot does: the entry that is to be booted once (and no more after this), else the default by variable, else
@@ -100,10 +101,14 @@ loader_choose() {
 # As NixOS does before systemd: the system that the loader chose is activated, and is what was booted. A kernel whose file
 # has `does-not-boot` in it hangs until the power goes; one with `panics` resets the machine.
 stage2() {
-  local id kernel top=/boot/default; id=$(loader_choose)
+  local id kernel='' top=/boot/default; id=$(loader_choose)
   if [ -n "$id" ]; then
     top=$(sed -n 's,^options .*init=\(/nix/store/[^ ]*\)/init.*,\1,p' "/boot/loader/entries/$id")
     kernel=$(sed -n 's/^linux  *//p' "/boot/loader/entries/$id")
+  elif [ ! -e "$top" ] && [ -f "$GRUB_CFG" ]; then
+    id=$(grub_choose); kernel=${id%% *} top=${id#* } top=${top%/init}
+  fi
+  if [ -n "$kernel" ]; then
     # PID 1 of a namespace hears no signal but its end
     grep -qs does-not-boot "$kernel" && exec sleep infinity
     grep -qs panics "$kernel" && exit 42

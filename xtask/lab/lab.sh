@@ -12,6 +12,7 @@
 #   lab halt NAME             stop it, keep its disk; `up NAME` boots it again
 #   lab reset NAME...         a new disk, the same identity, booted
 #   lab net NAME on|off       plug in or pull its network cable
+#   lab grub NAME             make it a host that GRUB boots, with GRUB's own tools (systemd-boot otherwise)
 #   lab list [-o json]        hosts: name, address, port, key, hostKey, known_hosts, state, bootId
 #   lab logs NAME [ARGS]      its journal, read from its disk, so also of a dead host
 #   lab env [-o json]         exports for a shell: PATH with nix, NIX_CONFIG, NIX_SSHOPTS, TRUEUP_LAB_*
@@ -50,6 +51,8 @@ use_lab "${TRUEUP_LAB_ID:-7}"
 . "$HERE/base.sh"
 # shellcheck source=host.sh
 . "$HERE/host.sh"
+# shellcheck source=grub.sh
+. "$HERE/grub.sh"
 
 # ------------------------------------------------------------------------------------------------ names and places
 host_name() { # NAME or NUMBER
@@ -152,7 +155,7 @@ new_disk() { # NAME: an empty overlay, with the identity that the host has alrea
     ssh-keygen -q -t ed25519 -N '' -C "$n" -f "$id/ssh_host_ed25519_key"
     tr -d - < /proc/sys/kernel/random/uuid > "$id/machine-id"
   fi
-  rm -rf "$dir/nvram"
+  rm -rf "$dir/nvram" "$dir/grub"
   mkdir -p "$up"/{etc/ssh,etc/nix,root/.ssh,usr/bin}; chmod 700 "$up/root" "$up/root/.ssh"
   install -m 755 "$HERE/bootctl.sh" "$up/usr/bin/bootctl"
   cp "$LAB/id.pub" "$up/root/.ssh/authorized_keys"
@@ -375,6 +378,7 @@ case $cmd in
   reset) reset "$@" ;;
   net) n=$(host_name "${1:?net NAME on|off}"); known "$n"
     case ${2:-} in on) ip link set "$(link "$n")" up ;; off) ip link set "$(link "$n")" down ;; *) die "net NAME on|off" ;; esac ;;
+  grub) n=$(host_name "${1:?grub NAME}"); known "$n"; host_grub "$n" ;;
   list) list "$@" ;;
   logs) n=$(host_name "${1:?logs NAME}"); shift; known "$n"; journalctl -D "$LAB/hosts/$n/upper/var/log/journal" --no-pager "$@" ;;
   env) lab_env "$@" ;;

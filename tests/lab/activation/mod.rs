@@ -29,6 +29,7 @@ mod claims;
 mod confirm;
 mod deadman;
 mod exits;
+mod grub;
 mod harm;
 mod order;
 mod planted;
@@ -79,6 +80,7 @@ struct Ask {
     last_resort: bool,
     mode: Mode,
     may_reboot: bool,
+    unconfirmed_boot: bool,
     /// Body of the test-only second component.
     second: Option<serde_json::Value>,
 }
@@ -96,6 +98,7 @@ impl Default for Ask {
             last_resort: false,
             mode: Mode::Switch,
             may_reboot: false,
+            unconfirmed_boot: false,
             second: None,
         }
     }
@@ -268,7 +271,7 @@ impl Controller {
             keep_generations: 10,
             reboot_as_last_resort: ask.last_resort,
             may_reboot: ask.may_reboot,
-            unconfirmed_boot: false,
+            unconfirmed_boot: ask.unconfirmed_boot,
         };
         let goal = |name: &str, digest, body| Goal {
             component: name.parse().expect("a name"),
