@@ -242,4 +242,73 @@ fn where_there_is_no_fleet_init_says_what_it_looked_for() {
     let (code, _, err) = fleet.init(&[]);
     assert_eq!(code, 2);
     assert!(err.contains("has no flake.nix"), "{err}");
+    std::fs::write(fleet.flake().join("hive.nix"), "{ }").unwrap();
+    let (code, _, err) = fleet.init(&[]);
+    assert_eq!(code, 2);
+    assert!(err.contains("colmena.lib.makeHive"), "{err}");
+}
+
+#[test]
+fn what_only_the_module_system_knows_of_a_hive_is_named_and_not_guessed() {
+    let hive = r#"{ outputs = { self }: {
+      nixosConfigurations = builtins.mapAttrs (_: _: { pkgs.stdenv.hostPlatform.system = "x86_64-linux"; }) self.colmena;
+      colmena = {
+        listed = [ { deployment.targetHost = "10.0.0.1"; } ];
+        maybe = { deployment = { _type = "if"; condition = true; content.targetHost = "10.0.0.2"; }; };
+        merged = { config = { _type = "merge"; contents = [ { deployment.targetHost = "10.0.0.3"; } ]; }; };
+        imported = { imports = [ { deployment.targetHost = "10.0.0.4"; } ]; };
+        plain = { imports = [ ]; config.deployment.targetHost = "10.0.0.5"; };
+      };
+    }; }"#;
+    let Some(fleet) = Fleet::new(hive) else {
+        return;
+    };
+    let (code, out, err) = fleet.init(&["--no-scan"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let text = fleet.read("fleet/hosts.yaml");
+    for host in ["listed", "maybe", "merged", "imported"] {
+        assert!(
+            out.contains(&format!("{host}: its `deployment` is only known"))
+                || out.contains(&format!("{host}: says nothing of its `deployment`")),
+            "{host}: {out}"
+        );
+        assert!(
+            text.contains(&format!("address: {host} # its name")),
+            "{text}"
+        );
+    }
+    assert!(text.contains("address: \"10.0.0.5\""), "{text}");
+    assert!(!out.contains("plain: says nothing"), "{out}");
+    assert!(
+        out.contains("colmena: 5 of its nodes get the closure of nixosConfigurations"),
+        "{out}"
+    );
+}
+
+#[test]
+fn what_colmena_deployed_is_the_closure_where_nixos_configurations_has_the_host_too() {
+    let hive = r#"{ outputs = { self }: let host = { pkgs.stdenv.hostPlatform.system = "x86_64-linux"; config.deployment = { }; }; in {
+      nixosConfigurations = { a = host; b = host; };
+      colmenaHive.nodes = { a = host; b = host; };
+      deploy.nodes.b = { hostname = "10.0.0.1"; profiles.system = { }; };
+    }; }"#;
+    let Some(fleet) = Fleet::new(hive) else {
+        return;
+    };
+    let (code, out, err) = fleet.init(&["--no-scan"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let text = fleet.read("fleet/hosts.yaml");
+    assert_eq!(
+        text.matches("closure: ").count(),
+        1,
+        "deploy-rs has its own for `b`: {text}"
+    );
+    assert!(
+        text.contains("closure: colmenaHive.nodes.a.config.system.build.toplevel"),
+        "{text}"
+    );
+    assert!(
+        out.contains("colmenaHive: nixosConfigurations has 1 of its nodes too"),
+        "{out}"
+    );
 }

@@ -26,7 +26,7 @@ pub struct Draft {
     pub name: HostName,
     /// Its name in the flake.
     pub attribute: String,
-    /// In `nixosConfigurations`, else in `colmenaHive.nodes`.
+    /// Its closure is that of `nixosConfigurations`, else that of `colmenaHive.nodes`.
     pub in_nixos: bool,
     pub in_hive: bool,
     pub system: Option<System>,
@@ -122,7 +122,9 @@ pub fn drafts(seen: &Seen) -> Drafts {
         out.hosts.push(Draft {
             name,
             attribute: (*attribute).to_owned(),
-            in_nixos: nixos.contains(attribute),
+            // What colmena deployed is what runs there, and its `meta` and `defaults` may make it another closure.
+            in_nixos: nixos.contains(attribute)
+                && (deployed.contains(attribute) || !hive.contains(attribute)),
             in_hive: hive.contains(attribute),
             system: None,
             address: None,
@@ -156,6 +158,7 @@ pub fn drafts(seen: &Seen) -> Drafts {
         );
     }
     let mut hosts = std::mem::take(&mut out.hosts);
+    two_closures(&hosts, &nixos, &raw, &deployed, &mut out);
     for draft in &mut hosts {
         if draft.observe {
             out.note(&draft.attribute, "no tool deploys it: written with `delivery: observe`; take that line out to have it deployed");
@@ -171,6 +174,28 @@ pub fn drafts(seen: &Seen) -> Drafts {
     }
     out.hosts = hosts;
     out
+}
+
+/// A host that colmena deploys and that `nixosConfigurations` has as well: said once, for all of them.
+fn two_closures(
+    hosts: &[Draft],
+    nixos: &BTreeSet<&str>,
+    raw: &[&str],
+    deployed: &[&str],
+    out: &mut Drafts,
+) {
+    let count = |of: &dyn Fn(&Draft) -> bool| hosts.iter().filter(|d| of(d)).count();
+    let own = count(&|d| d.in_hive && !d.in_nixos && nixos.contains(d.attribute.as_str()));
+    if own > 0 {
+        out.note("colmenaHive", format!("nixosConfigurations has {own} of its nodes too: `closure` is what colmena builds of them, since that is what they run"));
+    }
+    let raw_only = count(&|d| {
+        let name = &d.attribute.as_str();
+        !d.in_hive && raw.contains(name) && !deployed.contains(name)
+    });
+    if raw_only > 0 {
+        out.note("colmena", format!("{raw_only} of its nodes get the closure of nixosConfigurations, without what colmena's `meta` and `defaults` add: with `colmenaHive = colmena.lib.makeHive self.outputs.colmena;` in the flake init takes colmena's own; `trueup plan` shows a difference"));
+    }
 }
 
 /// A DNS label of it, if that can be.
@@ -334,6 +359,14 @@ pub fn of_colmena(draft: &mut Draft, defaults: &Value, node: &Value, out: &mut D
         let what = "its `deployment` is only known to the module system: add colmenaHive to the flake, or look through its Host";
         out.note(&attribute, what);
         return;
+    }
+    if node["elsewhere"] == true {
+        let what = "says nothing of its `deployment` but in its `imports`, which are only known to the module system: add colmenaHive to the flake, or look through its Host";
+        out.note(&attribute, what);
+    }
+    if defaults["odd"] == true || defaults["elsewhere"] == true {
+        let what = "what colmena's `defaults` say of `deployment` is only known to the module system: add colmenaHive to the flake, or look through its Host";
+        out.note(&attribute, what);
     }
     let from = Levels {
         levels: vec![node, defaults],

@@ -23,6 +23,10 @@ use crate::edge::nix::{Asked, NAMES_MAX, Nix, Output};
 const SCANS: usize = 16;
 /// Hosts in one process; each takes the memory of some options of NixOS.
 const BATCH: usize = 8;
+/// colmena takes a hive without a flake; a closure that everybody gets alike wants its inputs pinned.
+const HIVE_ALONE: &str = "write a flake.nix beside hive.nix, with nixpkgs and colmena as inputs and the output `colmenaHive = \
+     let hive = import ./hive.nix; in colmena.lib.makeHive (hive // { meta = hive.meta // { nixpkgs = import nixpkgs { system = \
+     \"x86_64-linux\"; }; }; });` (colmena itself goes on with either), then run init again";
 /// Notes that a person reads; the rest is counted.
 const NOTES_SHOWN: usize = 200;
 
@@ -117,8 +121,12 @@ fn flake_dir(given: &Path) -> Result<PathBuf, CliError> {
         .canonicalize()
         .map_err(|e| CliError::usage(format!("{}: {e}", given.display())))?;
     if !dir.join("flake.nix").is_file() {
-        return Err(CliError::usage(format!("{} has no flake.nix", dir.display()))
-            .next("trueup init DIR, with DIR the flake's folder; without a flake: docs/guide.md, \"The manifests\""));
+        let next = if dir.join("hive.nix").is_file() {
+            HIVE_ALONE
+        } else {
+            "trueup init DIR, with DIR the flake's folder; without a flake: docs/guide.md, \"The manifests\""
+        };
+        return Err(CliError::usage(format!("{} has no flake.nix", dir.display())).next(next));
     }
     if dir.to_str().is_none_or(|d| d.contains(['#', '?', '\n'])) {
         return Err(CliError::usage(format!(

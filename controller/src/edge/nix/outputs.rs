@@ -50,7 +50,7 @@ const DEPLOY: &str = r#"
 "#;
 
 /// colmena's own form: a module for each node. A function gets arguments that must not be needed: what depends on the
-/// module system is not known here, and is said to be so.
+/// module system (a list of modules, `mkIf`, `imports`) is not known here, and is said to be so.
 const HIVE: &str = r#"
   call = n: m:
     let
@@ -58,8 +58,14 @@ const HIVE: &str = r#"
       a = b.functionArgs f;
       arguments = b.mapAttrs (_: _: throw "only known to the module system") a // (if a == { } || a ? name then { name = n; } else { });
     in if b.isFunction f then f arguments else f;
-  said = n: m: let t = b.tryEval (let r = call n m; d = r.deployment or r.config.deployment or { }; in b.seq d d); in
-    if t.success then deployment t.value else { odd = true; };
+  typed = s: !(b.isAttrs s) || s ? _type;
+  said = n: m:
+    let t = b.tryEval (let
+      r = call n m;
+      d = r.deployment or r.config.deployment or { };
+    in b.seq d (if typed r || typed (r.config or { }) || typed d then { odd = true; }
+      else deployment d // (if b.attrNames d == [ ] && r ? imports then { elsewhere = true; } else { })));
+    in if t.success then t.value else { odd = true; };
   hive = h: { defaults = if h ? defaults then said "defaults" h.defaults else { }; nodes = each said (b.removeAttrs h [ "meta" "defaults" "network" "__schema" ]); };
 "#;
 

@@ -1,13 +1,15 @@
 //! A fleet that deploy-rs and colmena deployed before, as those tools leave a host: trueup takes it over, and nothing that
 //! runs there is restarted. Judged by the hosts' own units and journals.
 
+mod tools;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use trueup_tests::closures;
 use trueup_tests::world::{Stage, World};
 
+use self::tools::Tools;
 use crate::harness::{Host, Lab};
 
 const COLMENA: &str = "web-1";
@@ -15,31 +17,6 @@ const DEPLOY_RS: &str = "web-2";
 const CURRENT: &str = "/run/current-system";
 const PROFILE: &str = "/nix/var/nix/profiles/system";
 const PATIENCE: Duration = Duration::from_secs(240);
-
-/// What a flake has for these two tools: attributes as their documents have them. `path` is what deploy-rs builds.
-const OUTPUTS: &str = r#"
-    deploy = {
-      sshUser = "root";
-      nodes.web-2 = { hostname = "ADDRESS-OF-web-2"; sshOpts = [ "-p" "PORT-OF-web-2" ]; confirmTimeout = 60;
-        profiles.system = { user = "root"; path = self.activatable.web-2; }; };
-    };
-    colmena = {
-      meta = { };
-      web-1 = { pkgs, ... }: { deployment = { targetHost = "ADDRESS-OF-web-1"; targetPort = PORT-OF-web-1; tags = [ "web" ]; }; };
-    };
-    activatable = builtins.mapAttrs (name: host: lab.run "activatable-nixos-system-${name}" { top = "${host.config.system.build.toplevel}"; } ''
-      mkdir $out
-      for f in $top/*; do ln -s $f $out/; done
-      printf '#!/bin/sh\nexec %s/bin/switch-to-configuration switch\n' $top >$out/deploy-rs-activate
-      printf '#!/bin/sh\nexec ACTIVATE-RS "$@"\n' >$out/activate-rs
-      chmod +x $out/deploy-rs-activate $out/activate-rs
-    '') self.nixosConfigurations;
-"#;
-
-/// A folder with deploy-rs' own `activate`, where somebody has built it; without it the test does by hand what it does.
-const REAL: &str = "TRUEUP_TEST_DEPLOY_RS";
-/// Where that program lies on a host.
-const ACTIVATE_RS: &str = "/root/deploy-rs-activate-program";
 
 /// Every unit that runs, with the id of its run and when it began.
 fn runs(host: &Host) -> BTreeMap<String, String> {
@@ -81,70 +58,6 @@ fn runs(host: &Host) -> BTreeMap<String, String> {
     found
 }
 
-/// The world's repository without manifests, with the two tools' outputs in its flake.
-fn as_the_tools_had_it(world: &World) {
-    let repo = world.repo();
-    std::fs::remove_dir_all(repo.join("fleet")).unwrap();
-    trueup_fixtures::fleet::remove_host(&repo, "db-1").unwrap();
-    let mut outputs = OUTPUTS.replace("ACTIVATE-RS", ACTIVATE_RS);
-    for name in [COLMENA, DEPLOY_RS] {
-        let at = closures::place(world.host(name));
-        outputs = outputs
-            .replace(&format!("ADDRESS-OF-{name}"), &at.address)
-            .replace(&format!("PORT-OF-{name}"), &at.port.to_string());
-    }
-    world
-        .edit("flake.nix", |text| {
-            text.replacen("  in {\n", &format!("  in {{\n{outputs}"), 1)
-        })
-        .unwrap();
-}
-
-/// What colmena does: copy, set the profile, `switch`.
-fn colmena_deploys(world: &World, host: &Host) -> String {
-    let top = world.closures().build_attribute(&format!(
-        "nixosConfigurations.{}.config.system.build.toplevel",
-        host.name
-    ));
-    world.closures().copy(&top, host);
-    host.read(&["nix-env", "--profile", PROFILE, "--set", &top]);
-    host.read(&[&format!("{top}/bin/switch-to-configuration"), "switch"]);
-    top
-}
-
-/// What deploy-rs does: the profile is a folder around the closure, with a program that switches.
-fn deploy_rs_deploys(world: &World, host: &Host) -> (String, String) {
-    let around = world
-        .closures()
-        .build_attribute(&format!("activatable.{}", host.name));
-    world.closures().copy(&around, host);
-    match std::env::var_os(REAL) {
-        Some(folder) => activate_rs(world, host, &around, &folder),
-        None => {
-            eprintln!(
-                "SKIPPED: deploy-rs' own program ({REAL} names no folder with its `activate`)"
-            );
-            host.read(&["nix-env", "--profile", PROFILE, "--set", &around]);
-            host.read(&[&format!("{around}/deploy-rs-activate")]);
-        }
-    }
-    (host.link(CURRENT).unwrap(), around)
-}
-
-/// What its `deploy` says over SSH: activate with both kinds of rollback armed, wait until it asks, confirm.
-fn activate_rs(world: &World, host: &Host, around: &str, folder: &std::ffi::OsStr) {
-    let program = std::fs::read(std::path::Path::new(folder).join("activate")).unwrap();
-    world.closures().put(host, &program, ACTIVATE_RS);
-    let script = format!(
-        "exec 2>&1; a={around}/activate-rs\n\
-         $a activate {around} --profile-path {PROFILE} --temp-path /tmp --confirm-timeout 50 --magic-rollback --auto-rollback &\n\
-         $a wait {around} --temp-path /tmp && rm /tmp/deploy-rs-canary-* && wait $!"
-    );
-    let said = host.sh(&script);
-    assert_eq!(said.code, 0, "{said:?}");
-    assert!(said.stdout.contains("Activation succeeded"), "{said:?}");
-}
-
 fn previews(world: &World) -> BTreeMap<String, Value> {
     let text = world
         .trueup(&["adopt", "--dry-run", "--all", "-o", "json"])
@@ -161,13 +74,14 @@ fn a_fleet_of_deploy_rs_and_colmena_is_taken_over_and_nothing_restarts() {
     let stage = Stage::demo(&names, "");
     let mut world = World::set(lab, &stage).unwrap();
     world.patience = PATIENCE;
-    as_the_tools_had_it(&world);
+    let tools = Tools::found();
+    tools.own(&world);
     world
         .commit("as deploy-rs and colmena have it", &[])
         .unwrap();
     let (web, other) = (world.host(COLMENA).clone(), world.host(DEPLOY_RS).clone());
-    let top = colmena_deploys(&world, &web);
-    let (inner, around) = deploy_rs_deploys(&world, &other);
+    let top = tools.colmena(&world, &web);
+    let (inner, around) = tools.deploy_rs(&world, &other);
     assert_eq!(web.link(CURRENT).as_deref(), Some(top.as_str()));
     assert_eq!(other.link(PROFILE).as_deref(), Some(around.as_str()));
     assert_ne!(inner, around);
@@ -196,6 +110,22 @@ fn a_fleet_of_deploy_rs_and_colmena_is_taken_over_and_nothing_restarts() {
         hosts.contains("confirmTimeout: 60s") && hosts.contains("web: \"true\""),
         "{hosts}"
     );
+    if tools.real_colmena() {
+        for part in [
+            "1 nodes of colmenaHive",
+            "nixosConfigurations has 1 of its nodes too",
+            "web-1: allowLocalDeployment is not taken over",
+            "web-1: 1 of deployment.keys are not taken over",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        for part in [
+            "labels: {all: \"true\", web: \"true\"}",
+            "closure: colmenaHive.nodes.web-1.config.system.build.toplevel",
+        ] {
+            assert!(hosts.contains(part), "{part}: {hosts}");
+        }
+    }
     world.trueup(&["validate", &repo]).unwrap();
     world.commit("for trueup", &[]).unwrap();
 
@@ -245,11 +175,8 @@ fn a_fleet_of_deploy_rs_and_colmena_is_taken_over_and_nothing_restarts() {
     assert_eq!(shown[DEPLOY_RS]["first"], "keep", "{:#}", shown[DEPLOY_RS]);
     assert_eq!(shown[DEPLOY_RS]["desired"], inner.as_str());
     assert_eq!(shown[DEPLOY_RS]["profile"], around.as_str());
-    assert_eq!(
-        world.switches(COLMENA).unwrap().get(&top),
-        Some(&1),
-        "colmena's"
-    );
+    let switched = world.switches(COLMENA).unwrap();
+    assert!(switched.contains_key(&top), "colmena's: {switched:?}");
 
     let said = world.trueup(&["adopt", "--all"]).unwrap();
     assert!(said.contains("nixos-upgrade deploys to it too"), "{said}");
@@ -273,8 +200,8 @@ fn a_fleet_of_deploy_rs_and_colmena_is_taken_over_and_nothing_restarts() {
         }
     }
     assert_eq!(
-        world.switches(COLMENA).unwrap().get(&top),
-        Some(&1),
+        world.switches(COLMENA).unwrap(),
+        switched,
         "nothing was to be done there"
     );
     let all: Value = serde_json::from_str(
