@@ -212,8 +212,8 @@ fn release(layout: &Layout) -> Result<(), AgentError> {
         "{}",
         match held {
             Some(h) => format!(
-                "released; it was held by {}: {}. The controller sees it when it looks next; at once after `trueup reconcile \
-                 --host NAME`",
+                "released; it was held by {}: {}. The controller looks at a held host twice a minute, where it gets here; at \
+                 once after `trueup reconcile --host NAME`",
                 h.by, h.reason
             ),
             None => "it was not held".to_owned(),

@@ -19,6 +19,7 @@ pub mod files;
 pub mod gate;
 pub mod grub;
 pub mod health;
+mod hostkeys;
 pub mod journal;
 pub mod judge;
 pub mod leave;

@@ -175,6 +175,10 @@ fn check(layout: &Layout, intent: &Intent) -> Result<Option<OfferReply>, AgentEr
                 .to_owned(),
         );
     }
+    if intent.confirm.by == ConfirmBy::Unknown {
+        let message = "this agent does not know who is to confirm".to_owned();
+        return no("Unsupported", message);
+    }
     if intent.confirm.by == ConfirmBy::Witness && intent.confirm.witness.is_none() {
         let message = "a witness is to confirm, and the intent names none".to_owned();
         return no("Unsupported", message);

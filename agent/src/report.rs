@@ -1,7 +1,7 @@
 //! What the host says of itself: the whole state each time.
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use trueup_core::agent::{Phase, State};
@@ -15,8 +15,8 @@ use trueup_schema::wire::{
 use crate::files::{self, Layout};
 use crate::units::{self, Units};
 use crate::{
-    AgentError, boot, component, deadman, journal, memory, preflight, reboot, resume, secrets,
-    witness,
+    AgentError, boot, component, deadman, hostkeys, journal, memory, preflight, reboot, resume,
+    secrets, witness,
 };
 
 /// What this program understands.
@@ -129,20 +129,29 @@ pub fn greatest(layout: &Layout) -> Result<Option<Order>, AgentError> {
 /// Who this machine is.
 #[must_use]
 pub fn identity() -> Identity {
-    let mut host_keys = Vec::new();
-    for kind in ["ed25519", "ecdsa", "rsa"] {
-        let text = files::text(format!("/etc/ssh/ssh_host_{kind}_key.pub"));
-        let mut words = text.split_whitespace();
-        if let (Some(kind), Some(key)) = (words.next(), words.next())
-            && host_keys.len() < MAX_HOST_KEYS
-        {
-            host_keys.push(format!("{kind} {key}"));
-        }
+    let usual = ["ed25519", "ecdsa", "rsa"];
+    let usual = usual.map(|kind| format!("/etc/ssh/ssh_host_{kind}_key").into());
+    let mut host_keys = public_halves(&usual);
+    if host_keys.is_empty() {
+        host_keys = public_halves(&hostkeys::of_sshd());
     }
     Identity {
         machine_id: files::text("/etc/machine-id"),
         host_keys,
     }
+}
+
+/// Of what lies beside these private keys.
+fn public_halves(private: &[PathBuf]) -> Vec<String> {
+    let half = |path: &PathBuf| {
+        let mut beside = path.clone().into_os_string();
+        beside.push(".pub");
+        let text = files::text(PathBuf::from(beside));
+        let mut words = text.split_whitespace();
+        Some(format!("{} {}", words.next()?, words.next()?))
+    };
+    let halves = private.iter().filter_map(half);
+    halves.take(MAX_HOST_KEYS).collect()
 }
 
 fn next_sequence(layout: &Layout) -> Result<u64, AgentError> {

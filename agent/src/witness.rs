@@ -19,10 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::exec;
 use crate::files::{self, Layout};
-use crate::{AgentError, journal, trust, units};
+use crate::{AgentError, hostkeys, journal, trust, units};
 
-/// The host key that signs and logs in.
-const OWN_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 /// So many hosts are watched at once: a witness is for one or two.
 const WATCHES_MAX: usize = 16;
 /// However long somebody asks for.
@@ -107,24 +105,53 @@ pub fn report(layout: &Layout) -> Vec<WatchReport> {
     kept(layout).into_iter().map(|(_, k)| told(k)).collect()
 }
 
-/// This host's own key, if it is the one that the controller names.
-fn own_key(path: &Path, named: &str) -> Result<SigningKey, AgentError> {
-    let help = || {
-        bad(format!(
-            "{} is not the key `{}` that the controller names: correct `ssh.hostKeys` of this host",
-            path.display(),
-            named.chars().take(100).collect::<String>()
-        ))
-    };
+/// This host's own key, which signs and logs in, and where it lies: the one that the controller names.
+fn own_key(named: &str) -> Result<(PathBuf, SigningKey), AgentError> {
+    let usual = PathBuf::from(hostkeys::USUAL);
+    key_among(&[usual], named).or_else(|first| {
+        let others = hostkeys::of_sshd();
+        if others.is_empty() {
+            return Err(first);
+        }
+        key_among(&others, named)
+    })
+}
+
+/// The first of these that is that key. An error is of the first that can't be read, where none can.
+fn key_among(paths: &[PathBuf], named: &str) -> Result<(PathBuf, SigningKey), AgentError> {
+    let mut why = None;
+    for path in paths {
+        match key_at(path, named) {
+            Ok(Some(key)) => return Ok((path.clone(), key)),
+            Ok(None) => {}
+            Err(e) => why = why.or(Some(e)),
+        }
+    }
+    let named: String = named.chars().take(100).collect();
+    let shown: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    let shown = shown.join(", ");
+    Err(bad(match why {
+        Some(e) if paths.len() == 1 => e.to_string(),
+        _ => format!(
+            "the key `{named}` that the controller names is not this host's (looked at {shown}): correct \
+             `ssh.hostKeys` of this host"
+        ),
+    }))
+}
+
+/// `None`: it is another key.
+fn key_at(path: &Path, named: &str) -> Result<Option<SigningKey>, AgentError> {
     let pem = Zeroizing::new(fs::read(path).map_err(|e| bad(format!("{}: {e}", path.display())))?);
     let key = ssh_key::PrivateKey::from_openssh(pem.as_slice())
         .map_err(|e| bad(format!("{}: {e}", path.display())))?;
-    let pair = key.key_data().ed25519().ok_or_else(help)?;
-    let public = ssh_key::PublicKey::from_openssh(named).map_err(|_| help())?;
-    if public.key_data().ed25519() != Some(&pair.public) {
-        return Err(help());
-    }
-    Ok(SigningKey::from_bytes(&pair.private.to_bytes()))
+    let (Some(pair), Ok(public)) = (
+        key.key_data().ed25519(),
+        ssh_key::PublicKey::from_openssh(named),
+    ) else {
+        return Ok(None);
+    };
+    let same = public.key_data().ed25519() == Some(&pair.public);
+    Ok(same.then(|| SigningKey::from_bytes(&pair.private.to_bytes())))
 }
 
 /// Whom to go to, read strictly: these words become arguments of ssh.
@@ -163,7 +190,7 @@ pub fn take(layout: &Layout, signed: &Signed) -> Result<WatchReport, AgentError>
         return Err(bad(format!("it was good until {}", watch.expires_at)));
     }
     let keys = check(&watch)?;
-    own_key(Path::new(OWN_KEY), &watch.witness.key)?;
+    own_key(&watch.witness.key)?;
     let dir = folder(layout);
     fs::create_dir_all(&dir).map_err(|source| files::FileError::Write {
         path: dir.clone(),
@@ -259,10 +286,10 @@ pub fn go(layout: &Layout, host: &str) -> Result<(), AgentError> {
         return Ok(());
     };
     check(&all.watch)?;
-    let key = own_key(Path::new(OWN_KEY), &all.watch.witness.key)?;
+    let (identity, key) = own_key(&all.watch.witness.key)?;
     while all.goes_on() {
         all.done.tries += 1;
-        let step = visit(layout, &key, &mut all);
+        let step = visit(layout, &identity, &key, &mut all);
         match step {
             Ok(over) => all.done.goes_on = !over,
             Err(e) => all.done.said = e.to_string().chars().take(TOLD).collect(),
@@ -284,10 +311,15 @@ pub fn go(layout: &Layout, host: &str) -> Result<(), AgentError> {
 }
 
 /// Once there and, if somebody waits, once more to confirm. `true`: there is nothing more to do.
-fn visit(layout: &Layout, key: &SigningKey, all: &mut Kept) -> Result<bool, AgentError> {
+fn visit(
+    layout: &Layout,
+    identity: &Path,
+    key: &SigningKey,
+    all: &mut Kept,
+) -> Result<bool, AgentError> {
     let watch = &all.watch;
     let order = watch.order.to_string();
-    let answer = say(layout, watch, &["challenge", "--order", &order])?;
+    let answer = say(layout, watch, identity, &["challenge", "--order", &order])?;
     let line = answer.lines().next().unwrap_or_default();
     if line.len() > MAX_LINE {
         return Err(bad("its answer is too long"));
@@ -315,7 +347,7 @@ fn visit(layout: &Layout, key: &SigningKey, all: &mut Kept) -> Result<bool, Agen
                 "--signature",
                 &signature,
             ];
-            say(layout, watch, &words)?;
+            say(layout, watch, identity, &words)?;
             all.done.confirmed = true;
             all.done.said = "confirmed".to_owned();
             Ok(true)
@@ -333,7 +365,12 @@ fn visit(layout: &Layout, key: &SigningKey, all: &mut Kept) -> Result<bool, Agen
 }
 
 /// One connection, one command.
-fn say(layout: &Layout, watch: &Watch, words: &[&str]) -> Result<String, AgentError> {
+fn say(
+    layout: &Layout,
+    watch: &Watch,
+    identity: &Path,
+    words: &[&str],
+) -> Result<String, AgentError> {
     let ssh = exec::tool("ssh")?;
     let own = [
         format!("HostKeyAlias={}", watch.host),
@@ -341,7 +378,7 @@ fn say(layout: &Layout, watch: &Watch, words: &[&str]) -> Result<String, AgentEr
             "UserKnownHostsFile={}",
             known_hosts(layout, &watch.host).display()
         ),
-        format!("IdentityFile={OWN_KEY}"),
+        format!("IdentityFile=\"{}\"", identity.display()),
         format!("Port={}", watch.port),
         format!("User={}", watch.user),
     ];

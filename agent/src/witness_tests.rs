@@ -46,13 +46,26 @@ fn a_host_signs_only_with_the_key_that_the_controller_names() {
     let path = dir.path().join("key");
     let pem = pair(SEED).to_openssh(LineEnding::LF).unwrap();
     std::fs::write(&path, pem.as_bytes()).unwrap();
-    let key = own_key(&path, &public(SEED)).unwrap();
-    assert_eq!(key.to_bytes(), SEED);
-    for other in [&*public([8; 32]), "", "ssh-ed25519 AAAA"] {
-        let got = own_key(&path, other);
-        assert!(matches!(got, Err(AgentError::Witness(_))), "{other}");
+    let other = dir.path().join("other");
+    let pem = pair([8; 32]).to_openssh(LineEnding::LF).unwrap();
+    std::fs::write(&other, pem.as_bytes()).unwrap();
+    let none = dir.path().join("none");
+    // Wherever it lies among them, also beside one that can't be read.
+    for paths in [
+        vec![path.clone()],
+        vec![none.clone(), path.clone()],
+        vec![other.clone(), path.clone()],
+    ] {
+        let (found, key) = key_among(&paths, &public(SEED)).unwrap();
+        assert_eq!((found, key.to_bytes()), (path.clone(), SEED));
     }
-    assert!(own_key(&dir.path().join("none"), &public(SEED)).is_err());
+    for named in [&*public([6; 32]), "", "ssh-ed25519 AAAA"] {
+        let got = key_among(&[path.clone(), other.clone()], named);
+        assert!(matches!(got, Err(AgentError::Witness(_))), "{named}");
+    }
+    let got = key_among(&[none.clone()], &public(SEED)).unwrap_err();
+    assert!(got.to_string().contains("none"), "{got}");
+    assert!(key_among(&[], &public(SEED)).is_err());
 }
 
 #[test]

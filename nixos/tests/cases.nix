@@ -2,6 +2,7 @@
 # Read by tests/edges/nixos.rs.
 let
   key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS trueup@hub";
+  hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS root@web-1";
   publicKey = "Y8pJRPLPUfAdF4VW8Pmh1WwAsCAlE1qsfhNGk148CdI=";
   controller = extra: {
     services.trueup.controller = {
@@ -102,12 +103,12 @@ in
     refused = [ ];
   };
   agentWithAWitness = {
-    module = agent { witnesses = [ publicKey ]; };
+    module = agent { witnesses = [ hostKey ]; };
     refused = [ ];
   };
   agentWithAWitnessAndWithoutAnAgent = {
     module = agent {
-      witnesses = [ publicKey ];
+      witnesses = [ hostKey ];
       package = null;
     };
     refused = [ "package is null" ];

@@ -517,6 +517,26 @@ fn secrets_of_users_are_before_who_makes_them_and_no_unit_is_before_itself() {
 }
 
 #[test]
+fn a_witness_gets_one_program_of_the_agent_and_the_controllers_key_stays_as_it_is() {
+    let Some(found) = evaluate(
+        "{ with_ = (of cases.agentWithAWitness.module).users.root.keys; without = (of cases.agent.module).users.root.keys; }",
+    ) else {
+        return;
+    };
+    let (with, without) = (texts(&found["with_"]), texts(&found["without"]));
+    assert_eq!(with.len(), without.len() + 1, "{with:?}");
+    assert_eq!(with[..without.len()], without[..]);
+    let line = with[without.len()];
+    let (options, key) = line.split_once(" ssh-ed25519 ").unwrap();
+    assert!(
+        options.starts_with("restrict,command=\"/nix/store/")
+            && options.ends_with("-trueup-agent/bin/trueup-agent ssh-witness\""),
+        "{line}"
+    );
+    assert!(key.ends_with(" root@web-1"), "{line}");
+}
+
+#[test]
 fn a_key_on_a_file_system_that_is_mounted_late_is_waited_for() {
     let Some(found) = evaluate(
         "let s = of cases.agentWithAKeyThatIsMountedInTime.module; in s.services.trueup-secrets.unitConfig",

@@ -238,6 +238,35 @@ fn a_hold_on_the_host_is_kept_and_shown_and_ends_by_itself_or_by_release() {
 }
 
 #[test]
+fn an_early_release_is_seen_soon_however_rarely_the_host_is_looked_at() {
+    let rarely = QUICK.replace("interval: 10s", "interval: 6h");
+    assert_ne!(rarely, QUICK);
+    let one = ["web-1"];
+    let stage = Stage::demo(&one, &rarely);
+    let Some(lab) = Lab::up(&one) else { return };
+    let mut world = World::set(lab, &stage).unwrap();
+    // Well below the five minutes after which any host is looked at.
+    world.patience = Duration::from_secs(150);
+    serve(&mut world, "web-1", "one");
+    world.start_and_wait().unwrap();
+    world.all_ready(&one).unwrap();
+    let host = world.host("web-1").clone();
+    host.read(&[AGENT, "hold", "--for", "2h", "--reason", "raid rebuild"]);
+    serve(&mut world, "web-1", "two");
+    world
+        .until(&one, "Held", |s| {
+            s["phase"] == "Held" && reason(s) == "Held"
+        })
+        .unwrap();
+    // Nothing is said to the controller, and nobody asks it.
+    let said = host.read(&[AGENT, "release"]);
+    assert!(said.contains("twice a minute"), "{said}");
+    world.all_ready(&one).unwrap();
+    world.page("web-1", "two").unwrap();
+    settled_at(&host);
+}
+
+#[test]
 fn observed_released_and_left_hosts_are_not_touched() {
     let Some(mut world) = both() else { return };
     world

@@ -158,10 +158,22 @@ fn a_witness_that_does_not_get_there(it: &mut Itself) {
     println!("went back, since the witness did not get there: {done}");
 
     cut(it, false);
+    the_witness_keeps_its_key_elsewhere(it);
     it.merge("mended", &[], Some("three"));
     it.ready();
     it.deployed_itself();
     assert_eq!(watch(it)["confirmed"], true);
+}
+
+/// As on a host whose root is wiped at each boot: the key lies where only sshd's configuration says.
+fn the_witness_keeps_its_key_elsewhere(it: &Itself) {
+    let moved = it.world.host(OTHER).sh(
+        "set -e; mkdir -p /persist/ssh; mv /etc/ssh/ssh_host_* /persist/ssh; \
+         sed -i 's,^HostKey .*,HostKey /persist/ssh/ssh_host_ed25519_key,' /etc/ssh/sshd_config.d/lab.conf; \
+         systemctl restart sshd.service; ls /etc/ssh",
+    );
+    assert_eq!(moved.code, 0, "{moved:?}");
+    assert!(!moved.stdout.contains("ssh_host_"), "{moved:?}");
 }
 
 /// As the witness, with its own key, from its own machine.

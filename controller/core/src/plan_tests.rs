@@ -101,6 +101,36 @@ fn a_plan_names_who_changes_now_and_who_waits_and_why() {
 }
 
 #[test]
+fn a_host_that_is_held_there_is_looked_at_soon_and_no_longer_when_it_is_not() {
+    use crate::decide::{HELD_LOOK, Step, decide};
+    let mut there = host("a", "web", "one", "two");
+    let look = |there: &Standing, later: Duration| {
+        let view = there.view(Adopt::Auto, Duration::from_secs(300));
+        decide(&view, now() + later, 7).step
+    };
+    // An hour: what the host's own interval says, and the hold does not.
+    there.manifest.drift.interval = "1h".parse().unwrap();
+    let report = there.memory.report.as_mut().unwrap();
+    report.hold = Some(trueup_schema::wire::Hold {
+        until: now() + Duration::from_secs(7200),
+        reason: "raid rebuild".to_owned(),
+        by: "root".to_owned(),
+    });
+    match look(&there, Duration::ZERO) {
+        Step::Wait { until } => assert!(until <= now() + 2 * HELD_LOOK, "{until}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(look(&there, 2 * HELD_LOOK), Step::Observe));
+    // Held no more, and nothing to do: it rests as all others do.
+    let mut rests = host("a", "web", "one", "one");
+    rests.manifest.drift.interval = "1h".parse().unwrap();
+    match look(&rests, 2 * HELD_LOOK) {
+        Step::Wait { until } => assert!(until > now() + 2 * HELD_LOOK, "{until}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_failed_host_holds_back_the_others_in_the_plan() {
     let mut bad = host("web-1", "web", "one", "two");
     let revision = bad.revision.clone();

@@ -17,6 +17,7 @@ use crate::{
 
 const WINDOW: &str = "rebootWindow";
 const WITNESS: [&str; 3] = ["spec", "activation", "witness"];
+const JUMP: [&str; 3] = ["spec", "ssh", "jump"];
 
 impl Cross<'_> {
     /// Each host that is rebooted within a window has one.
@@ -123,6 +124,21 @@ impl Cross<'_> {
                 "add it to Host `{witness}`: `ssh-keyscan -t ed25519 ADDRESS`, checked against the host; by it `{name}` knows its witness"
             );
             self.report(document, ProblemKind::NoHostKey, place, text, help);
+        }
+        if let Some(jump) = &host.ssh.jump {
+            let text = format!(
+                "Host `{name}` is reached by way of `{jump}`, and its witness `{witness}` knows no such way"
+            );
+            let help = format!(
+                "the witness goes to `address` itself: where it gets there, put the controller's way into its own `~/.ssh/config` \
+                 (`ProxyJump {jump}`) and take `jump` out; else `confirm: controller`"
+            );
+            // Where it stands: here, or with the witness if the fleet says it.
+            let place = match document.node.find(&JUMP, None) {
+                Some(_) => at(document, &JUMP),
+                None => place,
+            };
+            self.report(document, ProblemKind::Conflict, place, text, help);
         }
         if host.ssh.host_keys.is_empty() {
             let text = format!("Host `{name}` has a witness, and no `ssh.hostKeys`");

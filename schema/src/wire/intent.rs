@@ -95,6 +95,8 @@ pub enum ConfirmBy {
     Itself,
     /// Nobody: committed when the checks pass.
     None,
+    /// In a report of a later agent: a word that is not known here. An intent with it is refused.
+    Unknown,
 }
 
 /// What one component is to be.

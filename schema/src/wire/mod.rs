@@ -4,6 +4,7 @@
 mod farewell;
 mod intent;
 mod keys;
+mod newer;
 mod report;
 mod secrets;
 mod signed;

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confirm, Intent, KeysReport, Order};
+use super::{Confirm, Intent, KeysReport, Order, newer};
 use crate::status::Outcome;
 use crate::{ComponentName, Digest, HostName, Revision, StorePath, Timestamp};
 
 /// Payload type of a signed report (pull); over SSH a report is bare JSON.
 pub const REPORT_PAYLOAD_TYPE: &str = "application/vnd.trueup.report+json";
 
-/// What a host says of itself.
+/// What a host says of itself. Read with patience for words of later agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 pub struct Report {
     /// [`super::FORMAT`].
     pub format: u32,
@@ -54,6 +54,22 @@ pub struct Report {
     /// What is promised less than usual here and why (volatile state, no OOM protection, init-link loader …).
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+impl Serialize for Report {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Report {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut value = serde_json::Value::deserialize(from)?;
+        let news = newer::reads(&mut value);
+        let mut report = Self::deserialize(value).map_err(serde::de::Error::custom)?;
+        report.warnings.extend(news);
+        Ok(report)
+    }
 }
 
 /// Which machine this is, whatever address or name it has.

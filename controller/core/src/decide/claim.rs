@@ -51,7 +51,10 @@ pub(super) fn with_claim(t: &Talk<'_, '_>) -> Option<Decision> {
                     Some(w) => {
                         format!("waits for the witness {w}, who confirms over a new connection")
                     }
-                    None => "confirming over a new connection".to_owned(),
+                    None if is_ours_to_confirm(t.view.manifest, a) => {
+                        "confirming over a new connection".to_owned()
+                    }
+                    None => "waits for who confirms it, which is not this controller".to_owned(),
                 };
                 let verdict = t.working(Phase::AwaitingConfirmation, message);
                 if let (true, Some(nonce)) = (is_ours_to_confirm(t.view.manifest, a), &a.nonce)

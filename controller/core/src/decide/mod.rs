@@ -39,6 +39,8 @@ pub const MAX_TRIES: u32 = 3;
 pub const MAX_CORRECTIONS: usize = 3;
 /// How often a host is asked while an attempt runs there and no report comes by itself.
 pub const FOLLOW: Duration = Duration::from_secs(5);
+/// How often a host is looked at, at least, while a person holds it there: nothing tells of an early release but its report.
+pub const HELD_LOOK: Duration = Duration::from_secs(30);
 
 /// The one thing to do now. Each is safe to repeat and to be cut off: the next decision is taken from what is then.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use trueup_schema::status::{Phase, Reason, Truth};
 use trueup_schema::wire::Hold;
 use trueup_schema::{ErrorClass, Timestamp};
 
-use super::{Decision, MISSES, Step};
+use super::{Decision, HELD_LOOK, MISSES, Step};
 use crate::backoff;
 use crate::conditions::{State, Verdict};
 use crate::host::{HostView, Problem};
@@ -98,6 +98,10 @@ impl Talk<'_, '_> {
             .view
             .report_interval
             .min(self.view.manifest.drift.interval.get());
+        let interval = match self.hold() {
+            Some(_) => interval.min(HELD_LOOK),
+            None => interval,
+        };
         let tried = m.tried_at.unwrap_or(Timestamp::UNIX_EPOCH);
         let regular = tried + backoff::jitter(interval, self.seed);
         m.not_before.map_or(regular, |n| n.max(tried))
