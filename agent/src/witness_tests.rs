@@ -63,7 +63,7 @@ fn a_host_signs_only_with_the_key_that_the_controller_names() {
         let got = key_among(&[path.clone(), other.clone()], named);
         assert!(matches!(got, Err(AgentError::Witness(_))), "{named}");
     }
-    let got = key_among(&[none.clone()], &public(SEED)).unwrap_err();
+    let got = key_among(std::slice::from_ref(&none), &public(SEED)).unwrap_err();
     assert!(got.to_string().contains("none"), "{got}");
     assert!(key_among(&[], &public(SEED)).is_err());
 }
