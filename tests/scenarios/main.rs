@@ -55,6 +55,7 @@ stories! {
     a_rewritten_history_waits_for_a_person
     a_suspended_host_is_left_alone
     an_offline_host_catches_up
+    commits_that_come_faster_than_a_build
     drift_is_told_and_undone_by_a_nudge
     drift_is_corrected_until_somebody_fights_it
     limits_hold_while_a_fleet_rolls_out

@@ -24,7 +24,7 @@ cargo xtask COMMAND
   bench [NAME…]      what trueup takes, beside what people would run instead: merge (`--check` fails on a broken
                      promise; `--json`, `--short`, `--runs N`, `--hosts N`)
   fuzz [BODY…]       damaged input to the readers of secrets (TRUEUP_FUZZ_SECS, TRUEUP_FUZZ_COUNT, TRUEUP_FUZZ_SEED)
-  sim [--seeds N] [--hosts N] [--seed S]   random simulated fleets; one seed alone shows its log
+  sim [--seeds N] [--hosts N] [--seed S] [--stream]   random simulated fleets; one seed alone shows its log
 ";
 
 fn main() -> ExitCode {

@@ -8,8 +8,12 @@ use anyhow::Result;
 
 use crate::{exec, test};
 
-/// Seeds and hosts of each round in CI: many small fleets, then a few of the size that counts.
-const ROUNDS: [(&str, &str); 2] = [("2000", "5"), ("6", "200")];
+/// The rounds in CI: many small fleets, a few of the size that counts, and streams of commits that come too fast.
+const ROUNDS: [&[&str]; 3] = [
+    &["--seeds", "2000", "--hosts", "5"],
+    &["--seeds", "6", "--hosts", "200"],
+    &["--seeds", "100", "--hosts", "5", "--stream"],
+];
 
 fn build() -> Result<std::path::PathBuf> {
     exec::run(exec::cargo().args([
@@ -33,8 +37,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
 /// As a stage of `cargo xtask test`.
 pub fn stage() -> Result<test::Outcome> {
     let program = build()?;
-    for (seeds, hosts) in ROUNDS {
-        exec::run(exec::command(&program).args(["--seeds", seeds, "--hosts", hosts]))?;
+    for round in ROUNDS {
+        exec::run(exec::command(&program).args(round))?;
     }
     Ok(test::passed())
 }

@@ -116,6 +116,8 @@ pub fn reported(
             term: greatest.term + 1,
             serial: 0,
         };
+        // What our database says it was on its way to is older than what it did since.
+        m.course = None;
     }
     if let Some(before) = m.report.as_ref().map(|r| &r.running.profile)
         && *before != report.running.profile
@@ -458,6 +460,7 @@ fn refused(
                 term: floor.term + 1,
                 serial: 0,
             });
+            m.course = None;
         }
         "Expired" | "Held" => {
             m.not_before = Some(now + backoff::delay(4, seed));

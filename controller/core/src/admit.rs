@@ -86,6 +86,25 @@ pub fn admit(
     out
 }
 
+/// Hosts that the revision harmed. A host's own failure holds back the others, not its own next try.
+fn others_failed(failed: &Failures, revision: &Revision, host: &HostName) -> u32 {
+    let hosts = failed.get(revision);
+    let others = hosts.map_or(0, |hosts| hosts.iter().filter(|h| *h != host).count());
+    u32::try_from(others).unwrap_or(u32::MAX)
+}
+
+/// Has the revision harmed so many that it goes no further by itself?
+#[must_use]
+pub fn is_stopped(
+    rollout: &ResolvedRollout,
+    failed: &Failures,
+    revision: &Revision,
+    host: &HostName,
+) -> bool {
+    let max = rollout.max_failures;
+    max > 0 && others_failed(failed, revision, host) >= max
+}
+
 fn one(
     rollout: &ResolvedRollout,
     holding: &[Held],
@@ -96,12 +115,8 @@ fn one(
     if holding.iter().any(|h| h.host == ask.host) {
         return Err("it is being changed already".to_owned());
     }
-    // A host's own failure holds back the others, not its own next try.
-    let others = failed
-        .get(&ask.revision)
-        .map_or(0, |hosts| hosts.iter().filter(|h| **h != ask.host).count());
-    let failures = u32::try_from(others).unwrap_or(u32::MAX);
-    if failures >= rollout.max_failures && rollout.max_failures > 0 && !ask.nudged {
+    let failures = others_failed(failed, &ask.revision, &ask.host);
+    if is_stopped(rollout, failed, &ask.revision, &ask.host) && !ask.nudged {
         return Err(format!(
             "{} goes no further: {failures} failed, maxFailures is {}; commit a fix, or `trueup reconcile --host {}`",
             ask.revision.short(),

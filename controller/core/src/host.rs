@@ -9,6 +9,7 @@ use trueup_schema::status::{Actor, Condition, Outcome, Reason};
 use trueup_schema::wire::{Identity, Order, Report, Stage};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
+use crate::course::{Course, Heading, Place};
 use crate::history::{Cause, Word};
 use crate::rollback::Back;
 use crate::way::Way;
@@ -71,6 +72,10 @@ pub struct Memory {
     pub asked: Option<Word>,
     /// The goal that the last offer was refused for, until goal, host or a nudge changes it.
     pub refused: Option<(Digest, Problem)>,
+    /// What it is on its way to.
+    pub course: Option<Course>,
+    /// The greatest number of a revision ([`Place::number`]) whose goal it was seen to run, confirmed.
+    pub reached: u64,
 }
 
 impl Memory {
@@ -316,6 +321,8 @@ pub struct HostView<'a> {
     pub manifest: &'a ResolvedHost,
     /// The newest accepted revision.
     pub revision: &'a Revision,
+    /// Which one that is.
+    pub place: Place,
     /// Whether new hosts are taken over without asking.
     pub adopt: Adopt,
     /// Remembered.
@@ -330,6 +337,8 @@ pub struct HostView<'a> {
     pub closure: &'a Work<()>,
     /// The stage, while it is under way.
     pub closure_stage: ClosureStage,
+    /// What it is on its way to. In an effective view: only where that is wanted, and not what the trunk wants.
+    pub heading: Option<&'a Heading>,
     /// The permission it holds.
     pub claim: Option<&'a Claim>,
     /// Why it was not given one, when it asked last.

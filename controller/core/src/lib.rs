@@ -7,6 +7,7 @@ pub mod agent;
 pub mod alert;
 pub mod backoff;
 pub mod conditions;
+pub mod course;
 pub mod decide;
 pub mod history;
 pub mod host;

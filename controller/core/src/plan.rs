@@ -144,15 +144,16 @@ pub fn plan(fleet: &FleetView<'_>, now: Timestamp, seed: u64) -> Plan {
 /// What a host says when it asks for permission.
 #[must_use]
 pub fn asked(view: &HostView<'_>, now: Timestamp) -> Asked {
+    let effective = effective(view);
     Asked {
         host: view.manifest.name.clone(),
         labels: view.manifest.labels.clone(),
-        revision: view.revision.clone(),
+        revision: effective.revision.clone(),
         reboots: Way::of(view.manifest, now).may_reboot,
         nudged: view.nudge.is_some()
             || view.memory.retry
             || view.memory.correct
-            || effective(view).rollback.is_some(),
+            || effective.rollback.is_some(),
         since: now,
     }
 }

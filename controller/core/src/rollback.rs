@@ -108,16 +108,29 @@ impl Rollback {
     }
 }
 
-/// The view with what is really wanted: the rollback's goal while it holds, else the trunk's. `rollback` is there in what
-/// comes back if, and only if, it holds.
+/// The view with what is really wanted: the rollback's goal while it holds, else the goal that the host is on its way to
+/// where that stands, else the trunk's. `rollback` and `heading` are there in what comes back if, and only if, it is theirs.
 #[must_use]
 pub fn effective<'a>(view: &HostView<'a>) -> HostView<'a> {
     static NOBODY: BTreeSet<HostName> = BTreeSet::new();
     let mut out = view.clone();
     let Some(back) = view.rollback.filter(|b| b.rollback.holds(view.evaluation)) else {
         out.rollback = None;
+        // What the trunk wants is still to be found out: only that ends the wait for the newest.
+        let known = *view.evaluation != Work::None;
+        let heading = view
+            .heading
+            .filter(|h| known && h.stands_against(view.evaluation));
+        out.heading = heading;
+        if let Some(h) = heading {
+            out.evaluation = &h.goal;
+            out.closure = &h.closure;
+            out.closure_stage = h.stage;
+            out.revision = &h.course.revision;
+        }
         return out;
     };
+    out.heading = None;
     // What the trunk wants is still to be found out: it ends the rollback.
     if *view.evaluation != Work::None {
         out.evaluation = &back.goal;

@@ -11,6 +11,7 @@ use trueup_schema::wire::{
 };
 use trueup_schema::{HostName, Revision, Timestamp};
 
+use crate::course::{Heading, Place};
 use crate::host::{
     Adoption, Claim, ClosureStage, HostView, Left, Memory, Nudge, Suspension, Wanted,
     WantedSecrets, Work,
@@ -23,11 +24,13 @@ use crate::rollback::Back;
 pub struct Standing {
     pub manifest: ResolvedHost,
     pub revision: Revision,
+    pub place: Place,
     pub memory: Memory,
     pub conditions: Vec<Condition>,
     pub evaluation: Work<Wanted>,
     pub secrets: Option<WantedSecrets>,
     pub closure: Work<()>,
+    pub heading: Option<Heading>,
     pub claim: Option<Claim>,
     pub suspension: Option<Suspension>,
     pub adoption: Option<Adoption>,
@@ -44,6 +47,7 @@ impl Standing {
         HostView {
             manifest: &self.manifest,
             revision: &self.revision,
+            place: self.place,
             adopt,
             memory: &self.memory,
             conditions: &self.conditions,
@@ -51,6 +55,7 @@ impl Standing {
             secrets: self.secrets.as_ref(),
             closure: &self.closure,
             closure_stage: ClosureStage::Building,
+            heading: self.heading.as_ref(),
             claim: self.claim.as_ref(),
             denied: None,
             suspension: self.suspension.as_ref(),
@@ -93,11 +98,13 @@ impl Standing {
         Self {
             manifest,
             revision,
+            place: Place::default(),
             memory,
             conditions: Vec::new(),
             evaluation,
             secrets: None,
             closure: Work::Done(()),
+            heading: None,
             claim: None,
             suspension: None,
             adoption: Some(adoption),

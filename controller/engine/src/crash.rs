@@ -44,6 +44,8 @@ pub const PLANTED: &[&str] = &[
     "quarantine-forgotten",
     // A message to a sink is not in the transaction of its event.
     "alert-apart",
+    // Every newer goal supersedes the one before, however often.
+    "never-stands",
 ];
 
 /// The hook.

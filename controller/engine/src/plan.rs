@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use trueup_core::conditions::is_ready;
-use trueup_core::host::{Problem, Work};
+use trueup_core::course::{Heading, is_past};
+use trueup_core::host::{ClosureStage, Problem, Work};
 use trueup_core::last::{self, Other};
 use trueup_core::plan::{FleetView, Plan, plan};
 use trueup_core::rollback::Back;
@@ -34,6 +35,7 @@ pub async fn plan_of(
     if let Some(own) = &own {
         wait_for_others(own, &mut standings, &stored, machine_id);
     }
+    standings.iter_mut().for_each(|s| let_pass(s, &stored));
     let view = FleetView {
         rollout: &fleet.fleet.rollout,
         hosts: standings
@@ -85,24 +87,30 @@ fn standing(record: &HostRecord, stored: &Stored) -> Standing {
         .evaluations
         .get(name)
         .map_or(Work::None, |e| evaluation(record, e));
+    let closure_of = |drv: &trueup_schema::DrvPath| {
+        let mut builds = stored.builds.iter();
+        builds.find(|b| b.drv == *drv).map_or(Work::None, built)
+    };
     let closure = match &evaluation {
-        Work::Done(w) => stored
-            .builds
-            .iter()
-            .find(|b| b.drv == w.drv)
-            .map_or(Work::None, built),
+        Work::Done(w) => closure_of(&w.drv),
         _ => Work::None,
     };
+    let heading = record.memory.course.clone().map(|c| {
+        let closure = closure_of(&c.drv);
+        Heading::new(c, closure, ClosureStage::Building)
+    });
     let of_us = |n: &&crate::record::Nudge| n.host.as_ref() == Some(name);
     Standing {
         manifest: record.manifest.clone(),
         revision: record.revision.clone(),
+        place: stored.source.place,
         memory: record.memory.clone(),
         conditions: record.status.conditions.clone(),
         evaluation,
         // Ciphertext is not stored: a plan from records knows of closures only.
         secrets: None,
         closure,
+        heading,
         claim: stored.claims.get(name).cloned(),
         suspension: stored.inputs.suspensions.get(name).cloned(),
         adoption: stored.inputs.adoptions.get(name).cloned(),
@@ -116,6 +124,21 @@ fn standing(record: &HostRecord, stored: &Stored) -> Standing {
         left: stored.inputs.left.get(name).cloned(),
         waits_for: waits_for(record, stored),
     }
+}
+
+/// As the engine has it: who stands by an older revision waits for those only that did not get so far.
+fn let_pass(standing: &mut Standing, stored: &Stored) {
+    let heading = standing.heading.as_ref();
+    let Some(h) = heading.filter(|h| h.stands_against(&standing.evaluation)) else {
+        return;
+    };
+    let past = |name: &HostName| {
+        let claimed = stored.claims.contains_key(name);
+        let mut hosts = stored.hosts.iter();
+        let host = hosts.find(|r| r.manifest.name == *name);
+        host.is_some_and(|r| is_past(&r.memory, claimed, h.course.number))
+    };
+    standing.waits_for.retain(|name| !past(name));
 }
 
 fn waits_for(record: &HostRecord, stored: &Stored) -> BTreeSet<HostName> {

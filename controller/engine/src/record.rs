@@ -25,6 +25,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+pub use trueup_core::course::Place;
 pub use trueup_core::history::Attempt;
 pub use trueup_core::host::{Adoption, Claim, Left, Memory, Nudge, Problem, Suspension};
 pub use trueup_core::rollback::Rollback;
@@ -165,6 +166,9 @@ pub struct SourceRecord {
     pub accepted: Option<Revision>,
     /// Since when.
     pub accepted_at: Option<Timestamp>,
+    /// Which of all that were accepted this is.
+    #[serde(default)]
+    pub place: Place,
     /// The trunk's head, as last fetched.
     pub head: Option<Revision>,
     /// What keeps the head from being accepted (rewritten history, bad manifests, no connection).

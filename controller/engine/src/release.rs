@@ -33,9 +33,12 @@ pub(crate) async fn let_go(sh: &Rc<Shared>) {
     for batch in gone.chunks((MAX_OPS / each).max(1)) {
         let (mut ops, mut events, mut released) = (Vec::new(), Vec::new(), Vec::new());
         for name in batch {
-            let Some(record) = sh.state.borrow().hosts.get(name).map(|c| c.record.clone()) else {
+            let Some(mut record) = sh.state.borrow().hosts.get(name).map(|c| c.record.clone())
+            else {
                 continue;
             };
+            // Added again, it goes to what the trunk wants then.
+            record.memory.course = None;
             let revision = Some(record.revision.clone());
             let gone = Released {
                 record,

@@ -10,7 +10,7 @@ use trueup_schema::status::{Actor, Event, HostStatus, Outcome, Phase, Reason};
 use trueup_schema::wire::{AttemptReport, Hold, Identity, OtherManager, Stage, WatchReport};
 use trueup_schema::{Digest, DrvPath, HostName, Revision, StorePath, Timestamp};
 
-pub use super::document_byhand::{Attempt, LeftStatus, Rollback};
+pub use super::document_byhand::{Attempt, CatchingUp, LeftStatus, Rollback};
 pub use super::document_pipeline::{
     BuildStatus, BuilderStatus, Failure, Problem, RevisionStatus, SourceStatus,
 };
@@ -286,6 +286,9 @@ pub struct Described {
     /// The last word of a person that took it back, whether it still holds or not.
     #[serde(default)]
     pub rollback: Option<Rollback>,
+    /// An older revision is delivered first.
+    #[serde(default)]
+    pub catching_up: Option<CatchingUp>,
     /// A person had trueup leave it.
     #[serde(default)]
     pub left: Option<LeftStatus>,

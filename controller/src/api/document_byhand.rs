@@ -8,6 +8,38 @@ use trueup_schema::status::{Actor, Outcome};
 use trueup_schema::wire::Stage;
 use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 
+/// The host goes to an older revision first, since one before it gave way already: commits came faster than it could be
+/// reached. It goes to the newest as soon as that one is delivered, or can't be.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatchingUp {
+    /// What stands until it is delivered.
+    pub revision: Revision,
+    /// What is to run then.
+    pub closure: StorePath,
+    /// What it is on its way to after that.
+    pub newest: Revision,
+    /// The revision that gave way before it was delivered.
+    pub passed: Revision,
+    /// Since when it is on its way.
+    pub since: Timestamp,
+}
+
+impl CatchingUp {
+    /// Of a host; `None`: it is on its way to the newest, or at rest.
+    pub(crate) fn of(record: &record::HostRecord) -> Option<Self> {
+        let course = record.memory.course.as_ref()?;
+        let passed = course.passed.clone()?;
+        (course.revision != record.revision).then(|| Self {
+            revision: course.revision.clone(),
+            closure: course.closure.clone(),
+            newest: record.revision.clone(),
+            passed,
+            since: course.since,
+        })
+    }
+}
+
 /// A person's word that a host goes back.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -17,8 +17,8 @@ use trueup_schema::status::{Event, Subject};
 use crate::edge::nix::find_logs;
 
 use super::document::{
-    BuildStatus, BuilderStatus, Change, Changes, Described, Host, List, Metadata, NudgeStatus,
-    Object, RevisionStatus, SourceStatus,
+    BuildStatus, BuilderStatus, CatchingUp, Change, Changes, Described, Host, List, Metadata,
+    NudgeStatus, Object, RevisionStatus, SourceStatus,
 };
 use super::{ApiError, CHANGES_MAX, Class, EVENTS_MAX, LOG_MAX, State, WATCH_SECS};
 
@@ -138,6 +138,7 @@ pub(super) async fn describe<D: Db>(
     })
     .await?;
     let host = host_object(&record)?;
+    let catching_up = CatchingUp::of(&record);
     let at = name.as_str();
     let memory = record.memory;
     let report = memory.report;
@@ -177,6 +178,7 @@ pub(super) async fn describe<D: Db>(
         rollback: trueup_engine::ask::rollback_of(&state.db, name)
             .await?
             .map(Into::into),
+        catching_up,
         left: one::<D, Left>(state, "left", at)
             .await?
             .map(|(l, _)| l.into()),

@@ -55,6 +55,7 @@ impl Page<'_> {
         self.headline();
         self.conditions();
         self.closures();
+        self.catching_up();
         self.suspended();
         self.trouble();
         self.evaluation();
@@ -154,6 +155,25 @@ impl Page<'_> {
         if status.applied_revision.is_some() && status.applied_revision != status.desired_revision {
             self.put("applied", applied);
         }
+    }
+
+    /// Commits came faster than it could be reached.
+    fn catching_up(&mut self) {
+        let (all, host) = (self.all, self.host);
+        let Some(c) = &all.catching_up else {
+            return;
+        };
+        let short = |r| short_revision(Some(r));
+        let (at, newest, passed) = (short(&c.revision), short(&c.newest), short(&c.passed));
+        let since = clock(c.since, self.now);
+        self.put(
+            "catching up",
+            format_args!("{at} stands until it is delivered, newest is {newest}"),
+        );
+        self.put(
+            "",
+            format_args!("({passed} gave way at {since}; the newest at once: trueup reconcile --host {host} --retry)"),
+        );
     }
 
     fn suspended(&mut self) {
@@ -342,6 +362,9 @@ mod tests {
                 "failedUnits": [{"name": "sshd.service", "state": "failed", "why": "not active",
                                  "log": ["Bad configuration option: PermitRootLogn"]}],
             },
+            "catchingUp": {"revision": revision("0ddba11"), "newest": revision("bad5eed"), "passed": revision("7c0ffee"),
+                           "closure": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system-web-2-26.05",
+                           "since": "2026-01-01T14:03:00Z"},
             "seen": null, "profile": null, "loader": null, "otherManagers": [], "warnings": [],
             "events": [],
         });
@@ -358,6 +381,7 @@ mod tests {
             "Ready=False",
             "00bg…-26.05",
             "trueup reconcile --host web-2 --retry",
+            "catching up   main@sha1:0ddba11 stands until it is delivered, newest is main@sha1:bad5eed",
             "last lines of sshd.service",
             "PermitRootLogn",
             "trueup plan --from 7c0ffee --to bad5eed",

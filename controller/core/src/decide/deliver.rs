@@ -242,7 +242,7 @@ pub(super) fn deliver(
 }
 
 /// Why a goal is not tried (again) now, if so.
-fn not_again(
+pub(super) fn not_again(
     t: &Talk<'_, '_>,
     wanted: &Wanted,
     report: &Report,

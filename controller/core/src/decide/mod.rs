@@ -2,6 +2,7 @@
 //! time and a seed (for jitter); it remembers nothing and touches nothing.
 
 mod claim;
+mod course;
 mod deliver;
 mod orphan;
 mod ours;
@@ -22,6 +23,7 @@ use crate::host::{HostView, Work};
 use crate::rollback::effective;
 use crate::way::{self, Way};
 use claim::with_claim;
+pub use course::{course, reached};
 use deliver::{deliver, drift, secrets, with_secrets_that_hurt};
 use orphan::orphan;
 use ours::ours;

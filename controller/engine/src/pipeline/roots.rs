@@ -1,5 +1,5 @@
 //! What the garbage collector must leave in the hub's store: of each host what runs, what ran before, what would boot and
-//! what is newest, and each want in flight. Reconciled as a whole at the start and then at an interval; an
+//! what is newest, what it is on its way to, and each want in flight. Reconciled as a whole at the start and then at an interval; an
 //! evaluation makes the root of what it found, and a build its own again before it begins.
 
 use std::collections::BTreeSet;
@@ -44,6 +44,7 @@ fn kept(state: &State) -> Option<BTreeSet<StorePath>> {
         let m = &cell.record.memory;
         m.tried_at?;
         keep.extend(m.closures().cloned());
+        keep.extend(m.course.as_ref().map(|c| c.closure.clone()));
         keep.extend(cell.evaluated.as_ref().map(|(_, e)| e.out.clone()));
         if let Work::Done(w) = &cell.evaluation {
             keep.insert(w.closure.clone());

@@ -286,7 +286,14 @@ async fn recovered(sh: &Rc<Shared>, head: &Revision) {
 
 /// Makes a revision what the fleet is to be. The commit comes first; hosts are woken after it.
 async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbError> {
+    let before = sh.state.borrow().source.clone();
+    let known = before.accepted.as_ref() == Some(&head.revision);
+    let rewritten = before.accepted.is_some() && !head.follows;
     let source = crate::record::SourceRecord {
+        place: match known {
+            true => before.place,
+            false => before.place.next(rewritten),
+        },
         accepted: Some(head.revision.clone()),
         accepted_at: Some(sh.now()),
         head: Some(head.revision.clone()),
@@ -310,7 +317,6 @@ async fn accept(sh: &Rc<Shared>, head: &Head, opened: Opened) -> Result<(), DbEr
         Reason::RevisionAccepted,
         format!("{} ({})", head.subject, head.author),
     );
-    let known = sh.state.borrow().source.accepted.as_ref() == Some(&head.revision);
     if !known {
         let event = sh.event(
             Subject::Revision(head.revision.clone()),

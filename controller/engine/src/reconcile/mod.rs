@@ -1,6 +1,7 @@
 //! One host at a time: look at what is known, decide, do one step, record. Never evaluates or builds: it puts wants.
 
 mod back;
+mod course;
 mod own;
 mod show;
 mod steps;
@@ -10,15 +11,13 @@ use std::rc::Rc;
 use trueup_core::absorb;
 use trueup_core::decide::{Decision, Step, decide};
 use trueup_core::history::Word;
-use trueup_core::host::{ClosureStage, HostView, Nudge, WantedSecrets, Work};
+use trueup_core::host::{HostView, Nudge, WantedSecrets, Work};
 use trueup_core::last;
 use trueup_schema::{HostName, Timestamp};
 
 use crate::release;
 use crate::state::{Shared, State};
 
-/// Shown while a closure is there and the host was not heard yet.
-const ASKING: &str = "asking the host what it lacks";
 /// Steps that one visit takes at most; then others have their turn.
 const MAX_STEPS: u32 = 32;
 
@@ -32,6 +31,7 @@ pub(crate) async fn visit(sh: &Rc<Shared>, host: &HostName) -> Option<Timestamp>
         }
         take_inbox(sh, host);
         back::settle(sh, host).await;
+        course::settle(sh, host);
         let decision = look(sh, host)?;
         show::show(sh, host, &decision);
         tracing::debug!(%host, step = ?decision.step, phase = %decision.verdict.phase, "decided");
@@ -76,7 +76,8 @@ fn open_nudge<'a>(state: &'a State, host: &HostName) -> Option<&'a Nudge> {
         .max_by_key(|n| n.requested_at)
 }
 
-/// A nudge ends back-off and undoes drift; with `retry` it also lifts the quarantine of what is wanted.
+/// A nudge ends back-off and undoes drift; with `retry` it also lifts the quarantine of what is wanted, and goes to the
+/// newest goal at once. Without, what stands stands: a script that asks after each merge must not starve its host.
 fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
     let mut guard = sh.state.borrow_mut();
     let state = &mut *guard;
@@ -105,6 +106,7 @@ fn take_nudges(sh: &Rc<Shared>, host: &HostName) {
         });
         if nudge.retry {
             m.retry = true;
+            m.course = None;
             m.tries.clear();
             if matches!(cell.evaluation, Work::Failed(_)) {
                 cell.evaluation = Work::None;
@@ -154,11 +156,12 @@ fn with_view<T>(
 ) -> Option<T> {
     let fleet = state.fleet.clone()?;
     let cell = state.hosts.get(host)?;
-    let (none, asking) = (Work::None, Work::Running(Some(ASKING.to_owned())));
-    let closure = match &cell.evaluation {
-        Work::Done(w) => state.closures.get(&w.drv),
+    let drv = match &cell.evaluation {
+        Work::Done(w) => Some(&w.drv),
         _ => None,
     };
+    let (closure, closure_stage) = course::closure_of(state, host, drv);
+    let heading = course::heading(state, host);
     let mut waits_for: std::collections::BTreeSet<HostName> = cell
         .record
         .manifest
@@ -173,6 +176,12 @@ fn with_view<T>(
     {
         waits_for.extend(own::before(state, host, settings));
     }
+    if let Some(h) = heading
+        .as_ref()
+        .filter(|h| h.stands_against(&cell.evaluation))
+    {
+        course::let_pass(state, h.course.number, &mut waits_for);
+    }
     let secrets = secrets_of(state, host).map(|goal| WantedSecrets {
         digest: goal.digest.clone(),
         empty: goal.digest == trueup_schema::wire::secrets_digest(&Default::default()),
@@ -180,20 +189,15 @@ fn with_view<T>(
     let view = HostView {
         manifest: &cell.record.manifest,
         revision: &cell.record.revision,
+        place: state.source.place,
         adopt: fleet.fleet.adopt,
         memory: &cell.record.memory,
         conditions: &cell.record.status.conditions,
         evaluation: &cell.evaluation,
         secrets: secrets.as_ref(),
-        closure: match closure.map(|c| &c.work) {
-            // Another host's so far: who does not say that it waits too is woken by nobody.
-            Some(Work::Running(_)) if closure.is_some_and(|c| !c.wanters.contains(host)) => &none,
-            // Soon it is known what to copy: no claim is held until then.
-            Some(Work::Done(())) if cell.preparing => &asking,
-            Some(work) => work,
-            None => &none,
-        },
-        closure_stage: closure.map_or(ClosureStage::Building, |c| c.stage),
+        closure: &closure,
+        closure_stage,
+        heading: heading.as_ref(),
         claim: state.claims.get(host),
         denied: state.denied.get(host).map(|(why, _)| why.as_str()),
         suspension: state.suspensions.get(host),

@@ -13,6 +13,7 @@ use trueup_core::way::Way;
 use trueup_schema::HostName;
 use trueup_schema::status::Subject;
 
+use super::super::course;
 use super::observe;
 use crate::record;
 use crate::state::{Shared, delete, put};
@@ -59,11 +60,17 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
                 None => ((true, None), Way::of(v.manifest, now)),
             };
             let back = v.rollback.map(|b| b.rollback.clone());
-            Some((plan::asked(v, now), parts, way, wanted.clone(), back))
+            let stands = v.heading.map(|h| h.course.specialisation.clone());
+            let asked = plan::asked(v, now);
+            Some((asked, parts, way, wanted.clone(), back, stands))
         });
-        let Some((asked, (with_system, secrets), way, wanted, back)) = all.flatten() else {
+        let Some((asked, (with_system, secrets), way, wanted, back, stands)) = all.flatten() else {
             return;
         };
+        let revision = asked.revision.clone();
+        if stands.is_some() && !asked.nudged && course::give_way(state, host, &failed) {
+            return;
+        }
         let Some(cell) = state.hosts.get_mut(host) else {
             return;
         };
@@ -93,14 +100,15 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
             (None, None, true) => Cause::Drift,
             (None, None, false) => Cause::Trunk,
         };
-        let specialisation = match &back {
-            Some(b) => b.specialisation.clone(),
-            None => manifest.specialisation.clone(),
+        let specialisation = match (&back, stands) {
+            (Some(b), _) => b.specialisation.clone(),
+            (None, Some(stands)) => stands,
+            (None, None) => manifest.specialisation.clone(),
         };
         let claim = Claim {
             host: host.clone(),
             order,
-            revision: cell.record.revision.clone(),
+            revision,
             attempt: m.tries.get(&digest).map_or(0, |t| t.count) + 1,
             secrets_alone: digest != wanted.digest,
             digest,

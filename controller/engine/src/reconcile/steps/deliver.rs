@@ -166,10 +166,10 @@ pub(super) async fn copy(sh: &Rc<Shared>, host: &HostName, paths: &[StorePath]) 
                 back.closure = Work::None; // looked for again
                 return;
             }
-            if let Some(Work::Done(w)) = state.hosts.get(host).map(|c| &c.evaluation)
+            if let Some(goal) = super::super::course::goal(state, host, &sh.settings)
                 && lost
             {
-                state.closures.remove(&w.drv);
+                state.closures.remove(&goal.drv);
             }
         }
     }

@@ -51,15 +51,9 @@ pub(super) async fn run(sh: &Rc<Shared>, host: &HostName, step: Step) {
 }
 
 fn want_closure(sh: &Rc<Shared>, host: &HostName) {
-    let wanted = match sh
-        .state
-        .borrow()
-        .hosts
-        .get(host)
-        .map(|c| c.evaluation.clone())
-    {
-        Some(Work::Done(w)) => w,
-        _ => return,
+    let goal = super::course::goal(&sh.state.borrow(), host, &sh.settings);
+    let Some(wanted) = goal else {
+        return;
     };
     pipeline::build::want(sh, host, &wanted);
     let (sh2, host) = (sh.clone(), host.clone());
