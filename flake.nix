@@ -13,14 +13,20 @@
         "aarch64-linux"
       ];
       each = f: lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
-      # A module whose packages are this flake's own, whatever nixpkgs the host has.
+      # A module whose packages are this flake's own, whatever nixpkgs the host has. No option of nixpkgs is set for that:
+      # a host (and each machine of a NixOS test) may have those read-only.
       module =
-        file:
-        { pkgs, lib, ... }:
+        file: own:
+        { pkgs, ... }:
         {
           imports = [ file ];
-          nixpkgs.overlays = [ self.overlays.default ];
+          config.services.trueup = own pkgs.stdenv.hostPlatform.system;
         };
+      ofController = system: {
+        controller.package = lib.mkDefault self.packages.${system}.trueup;
+        controller.agentPackages = lib.mkDefault { ${system} = self.packages.${system}.trueup-agent; };
+      };
+      ofAgent = system: { agent.package = lib.mkDefault self.packages.${system}.trueup-agent; };
     in
     {
       overlays.default = final: _: {
@@ -37,11 +43,11 @@
       );
 
       nixosModules = {
-        default = module ./nixos;
-        controller = module ./nixos/controller.nix;
-        agent = module ./nixos/agent.nix;
-        builder = module ./nixos/builder.nix;
-        cache = module ./nixos/cache.nix;
+        default = module ./nixos (system: ofController system // ofAgent system);
+        controller = module ./nixos/controller.nix ofController;
+        agent = module ./nixos/agent.nix ofAgent;
+        builder = ./nixos/builder.nix;
+        cache = ./nixos/cache.nix;
       };
 
       checks = each (

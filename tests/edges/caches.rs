@@ -8,6 +8,7 @@ use trueup_schema::kind::ResolvedCache;
 
 use crate::local;
 use crate::rig::{Dir, cache, done, evaluated, must_nix, nix, nix_with, want};
+use crate::sigv4::Signer;
 use crate::tls;
 use crate::web::{Mood, Web};
 
@@ -282,6 +283,53 @@ fn a_bucket_takes_what_a_nix_with_s3_brings_and_without_s3_the_error_says_what_t
                 );
             }
         }
+    });
+}
+
+#[test]
+fn a_bucket_with_a_login_takes_what_that_login_signed_and_names_the_one_that_it_refuses() {
+    let dir = Dir::new();
+    let Some(plain) = nix(dir.path()) else { return };
+    let Some(with_s3) = std::env::var_os(NIX_WITH_S3) else {
+        eprintln!("SKIPPED: {NIX_WITH_S3} names no Nix with S3");
+        return;
+    };
+    let signer = Signer {
+        key_id: "UP".to_owned(),
+        secret: PASSWORD.to_owned(),
+        region: "eu-central-1".to_owned(),
+    };
+    let web = Web::new(Mood::Signed(signer), None);
+    let login = |name: &str, secret: &str| {
+        let text = format!("[default]\naws_access_key_id = UP\naws_secret_access_key = {secret}\n");
+        secret_file(dir.path(), name, &text)
+    };
+    let (right, wrong) = (login("right", PASSWORD), login("wrong", "no"));
+    let url = format!(
+        "s3://fleet?endpoint=127.0.0.1:{}&scheme=http&region=eu-central-1",
+        web.port
+    );
+    let bucket = |file: &Path| with_login(cache(&url), file);
+    local(async {
+        let [a, _] = two(&plain, &dir).await;
+        // A new one each, since one that was refused is left alone for a while.
+        let with = || nix_with(dir.path(), |s| s.program = (&with_s3).into()).unwrap();
+        let e = with().push(&a.out, &bucket(&wrong)).await;
+        let e = e.unwrap_err().to_string();
+        assert!(e.contains("403") && e.contains("credentialsFile"), "{e}");
+        assert!(web.stored().is_empty(), "{:?}", web.stored());
+        match with().push(&a.out, &bucket(&right)).await {
+            Ok(()) => assert!(narinfo(&web, &a).contains("Sig: test-1:")),
+            Err(e) => {
+                let e = e.to_string();
+                assert!(!web.was_signed(), "it was signed, and refused: {e}");
+                assert!(e.contains("must be built with AWS' logins"), "{e}");
+                eprintln!(
+                    "SKIPPED: the upload with a login itself: the Nix of {NIX_WITH_S3} signs nothing"
+                );
+            }
+        }
+        it_leaked_nowhere(dir.path(), &[&right]);
     });
 }
 

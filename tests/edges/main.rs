@@ -12,6 +12,7 @@ mod nixos;
 mod publish;
 mod remote;
 mod rig;
+mod sigv4;
 mod source;
 mod tls;
 mod web;

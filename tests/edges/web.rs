@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
+use crate::sigv4::{self, Signer};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -16,6 +17,8 @@ pub enum Mood {
     Open,
     /// For this user and password alone.
     For(String, String),
+    /// For requests that this login has signed, as S3 wants them.
+    Signed(Signer),
     /// Takes connections and never says a word.
     Hangs,
 }
@@ -24,6 +27,8 @@ pub enum Mood {
 struct Kept {
     mood: Mood,
     connections: usize,
+    /// Some request had a signature, right or wrong.
+    signed: bool,
     /// Method and path of each request.
     requests: Vec<(String, String)>,
     files: BTreeMap<String, Vec<u8>>,
@@ -80,6 +85,16 @@ impl Web {
         sent
     }
 
+    /// What it has taken.
+    pub fn stored(&self) -> Vec<String> {
+        self.kept.lock().unwrap().files.keys().cloned().collect()
+    }
+
+    /// Did any request come with a signature?
+    pub fn was_signed(&self) -> bool {
+        self.kept.lock().unwrap().signed
+    }
+
     pub fn file(&self, path: &str) -> Option<String> {
         let kept = self.kept.lock().unwrap();
         let bytes = kept.files.get(path)?;
@@ -96,6 +111,8 @@ impl Web {
         let request = Request::read(stream)?;
         let answer = {
             let mut kept = self.kept.lock().unwrap();
+            let login = request.login.as_deref().unwrap_or_default();
+            kept.signed |= login.starts_with(sigv4::ALGORITHM);
             kept.requests
                 .push((request.method.clone(), request.path.clone()));
             match &kept.mood {
@@ -103,6 +120,10 @@ impl Web {
                 Mood::For(user, password) if request.login != Some(basic(user, password)) => {
                     Some((401, Vec::new()))
                 }
+                Mood::Signed(signer) => match signer.verdict(&request.signed()) {
+                    Ok(()) => Some(kept.take(&request)),
+                    Err(code) => Some((403, sigv4::refusal(code))),
+                },
                 _ => Some(kept.take(&request)),
             }
         };
@@ -111,7 +132,12 @@ impl Web {
             let _gone = stream.read(&mut [0]);
             return None;
         };
-        let word = BTreeMap::from([(200, "OK"), (201, "Created"), (404, "Not Found")]);
+        let word = BTreeMap::from([
+            (200, "OK"),
+            (201, "Created"),
+            (403, "Forbidden"),
+            (404, "Not Found"),
+        ]);
         let word = word.get(&code).unwrap_or(&"Unauthorized");
         let challenge = match code {
             401 => "WWW-Authenticate: Basic realm=\"test\"\r\n",
@@ -153,11 +179,24 @@ fn basic(user: &str, password: &str) -> String {
 struct Request {
     method: String,
     path: String,
+    /// As it stood in the request's first line.
+    query: String,
+    headers: BTreeMap<String, String>,
     login: Option<String>,
     body: Vec<u8>,
 }
 
 impl Request {
+    fn signed(&self) -> sigv4::Request<'_> {
+        sigv4::Request {
+            method: &self.method,
+            path: &self.path,
+            query: &self.query,
+            headers: &self.headers,
+            body: &self.body,
+        }
+    }
+
     fn read<S: Read + Write>(stream: &mut BufReader<S>) -> Option<Self> {
         let mut first = String::new();
         stream.read_line(&mut first).ok().filter(|n| *n > 0)?;
@@ -184,10 +223,13 @@ impl Request {
         } else if headers.contains_key("transfer-encoding") {
             body = chunks(stream)?;
         }
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         Some(Self {
             method,
-            path: path.split('?').next()?.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
             login: headers.get("authorization").cloned(),
+            headers,
             body,
         })
     }
