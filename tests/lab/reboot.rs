@@ -23,19 +23,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 const AWAY_MAX: Duration = Duration::from_secs(180);
 
 fn three(defaults: &str) -> Option<World> {
-    let stage = Stage::demo(&THREE, defaults);
-    let world = World::set(Lab::up(&THREE)?, &stage).unwrap();
+    Some(world(Lab::up(&THREE)?, &THREE, "systemd-boot", defaults))
+}
+
+fn world(lab: Lab, names: &[&str], loader: &str, defaults: &str) -> World {
+    let world = World::set(lab, &Stage::demo(names, defaults)).unwrap();
     let agent = "/nix/var/nix/gcroots/trueup/agent/bin/trueup-agent";
     // As the agent's module has it: the next boot goes on with the attempt.
     let variant = format!(
         "{{ busybox, kernel ? \"6.12.60\", kernelParams ? \"loglevel=4\", message ? \"hello\", ... }}: {{\n  inherit kernel kernelParams;\n  \
-         etc.\"web/index.html\" = message + \"\\n\";\n  units.\"trueup-resume.service\" = ''\n    [Unit]\n    \
+         loader = \"{loader}\";\n  etc.\"web/index.html\" = message + \"\\n\";\n  units.\"trueup-resume.service\" = ''\n    [Unit]\n    \
          ConditionFileIsExecutable={agent}\n    X-RestartIfChanged=false\n    [Service]\n    Type=oneshot\n    \
          RemainAfterExit=yes\n    ExecStart={agent} resume\n  '';\n  units.\"web.service\" = ''\n    [Service]\n    \
          ExecStart=${{busybox}}/bin/httpd -f -p 8080 -h /etc/web\n    Restart=on-failure\n  '';\n}}\n"
     );
     std::fs::write(world.repo().join("variants/booted.nix"), variant).unwrap();
-    Some(world)
+    world
 }
 
 /// Looks at hosts' web servers all the time (sshd would punish who never logs in): how many were down at once, at most.
@@ -173,6 +176,63 @@ fn a_group_is_rebooted_one_by_one_and_a_kernel_that_does_not_boot_is_gone_with_t
         .as_str()
         .map(str::to_owned);
     assert_eq!(all_links(&world, "db-1"), vec![wanted; 4]);
+}
+
+#[test]
+fn a_host_of_grub_gets_a_new_kernel_and_forgets_one_that_does_not_boot() {
+    let one = ["db-1"];
+    let Some(lab) = Lab::up(&one) else { return };
+    lab.host("db-1").grub();
+    let mut world = world(lab, &one, "grub", DEFAULTS);
+    // As an installer leaves it, with GRUB.
+    let host = world.host("db-1").clone();
+    host.read(&["sh", "-c", "rm -rf /boot/*"]);
+    let first = [("kernel", "6.12.60")];
+    world.closures().install(&host, "booted", &first);
+    world
+        .commit("what runs", &[("db-1", "booted", &first[..])])
+        .unwrap();
+    world.start_and_wait().unwrap();
+    world.all_ready(&one).unwrap();
+    let before = host.boot_id();
+    let three = || [BOOTED, CURRENT, PROFILE].map(|l| host.link(l));
+
+    let good = [("kernel", "6.18.1")];
+    world
+        .commit("a new kernel", &[("db-1", "booted", &good[..])])
+        .unwrap();
+    world.all_ready(&one).unwrap();
+    assert_ne!(host.boot_id(), before);
+    let wanted = world.status("db-1").unwrap()["desiredClosure"]
+        .as_str()
+        .map(str::to_owned);
+    assert_eq!(three(), [wanted.clone(), wanted.clone(), wanted.clone()]);
+
+    let bad = [("kernel", "6.19-does-not-boot")];
+    world
+        .commit("a bad kernel", &[("db-1", "booted", &bad[..])])
+        .unwrap();
+    world
+        .until(&one, "Rebooting", |s| s["phase"] == "Rebooting")
+        .unwrap();
+    wait(AWAY_MAX, || (host.ssh(&["true"]).code != 0).then_some(())).expect("it went down");
+    host.wait_one_shot_taken();
+    host.crash();
+    world
+        .until(&one, "rolled back and quarantined", |s| {
+            s["outcome"] == "RolledBack"
+                && condition(s, "Stalled").is_some_and(|c| c["reason"] == "Quarantined")
+        })
+        .unwrap();
+    assert_eq!(three(), [wanted.clone(), wanted.clone(), wanted.clone()]);
+    let told = world.trueup(&["describe", "host/db-1"]).unwrap();
+    assert!(
+        told.contains("was booted once and did not come up"),
+        "{told}"
+    );
+    // And it stays so: what the power brings is what was confirmed.
+    host.crash();
+    assert_eq!(three(), [wanted.clone(), wanted.clone(), wanted]);
 }
 
 #[test]
