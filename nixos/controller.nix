@@ -248,8 +248,9 @@ in
       default = "auto";
       example = "daemon";
       description = ''
-        The store in which all builds begin, as Nix writes it. `auto` is this machine's. A hub on another machine
-        (`ssh-ng://…`) is not built yet; Nix' own builders (`nix.buildMachines`) work.
+        The store in which all builds begin, as Nix writes it. `auto` is this machine's. Another machine's is
+        `ssh-ng://root@HOST?ssh-key=FILE&base64-ssh-public-host-key=KEY`, with its host key in base64 (or in
+        `programs.ssh.knownHosts`) and a file that the service can read: of `ssh.keyFile` that is `/run/credentials/${unit}.service/ssh.key`.
       '';
     };
 
@@ -374,10 +375,6 @@ in
       {
         assertion = isLocal -> !(lib.any (d: lib.hasPrefix d localPath) [ "/home/" "/root/" "/tmp/" "/var/tmp/" ]);
         message = "services.trueup.controller: ${localPath} is hidden from the service, as all of /home, /root and /tmp; keep the repository elsewhere, such as /srv.";
-      }
-      {
-        assertion = !(lib.hasPrefix "ssh" cfg.hub.store);
-        message = "services.trueup.controller.hub.store: a hub on another machine is not built yet; use `auto`, and nix.buildMachines for builders.";
       }
       {
         assertion = cfg.agentPackages != { };

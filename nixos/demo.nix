@@ -7,6 +7,7 @@
   stdenv,
   pkg-config,
   openssl,
+  glibc,
 }:
 writeShellApplication {
   name = "trueup-demo";
@@ -26,6 +27,8 @@ writeShellApplication {
       exit 2
     fi
     export PKG_CONFIG_PATH=${openssl.dev}/lib/pkgconfig
+    # The agent is static, and the compiler's own C library is not.
+    export LIBRARY_PATH=${glibc.static}/lib''${LIBRARY_PATH:+:$LIBRARY_PATH}
     exec cargo xtask demo "$@"
   '';
 }

@@ -62,7 +62,6 @@ in
         repository.url = "git://git.example.org/fleet";
         repository.tokenFile = "/run/secrets/token";
         repository.sshKeyFile = "/run/secrets/key";
-        hub.store = "ssh-ng://hub";
         agentPackages = { };
       }
       // {
@@ -72,7 +71,6 @@ in
       "use file:///…"
       "tokenFile is for https:// only"
       "sshKeyFile is for ssh:// only"
-      "a hub on another machine is not built yet"
       "agentPackages is empty"
       "allowed-users must have `trueup`"
     ];

@@ -61,6 +61,8 @@ in
         ]) (lib.attrNames variants);
         virtualisation.memorySize = 2048;
         environment.etc = lib.mapAttrs' (v: f: lib.nameValuePair "variants/${v}.nix" { source = f; }) hosts // {
+          # The repository is the controller's, and root commits to it.
+          gitconfig.text = "[safe]\n\tdirectory = *\n";
           "ssh.key" = {
             source = keys.snakeOilEd25519PrivateKey;
             mode = "0400";

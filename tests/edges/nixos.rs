@@ -96,6 +96,31 @@ fn every_nix_file_of_ours_can_be_read() {
 }
 
 #[test]
+fn the_flakes_modules_name_their_packages_and_set_nothing_of_nixpkgs() {
+    // A host (and each machine of a NixOS test) may have those options read-only.
+    let text = format!(
+        "let b = builtins; lib = {{ genAttrs = names: f: b.listToAttrs (map (n: {{ name = n; value = f n; }}) names); mkDefault = v: v; }}; \
+         self = (import {}/../flake.nix).outputs {{ inherit self; nixpkgs = {{ inherit lib; legacyPackages = {{ }}; }}; }}; \
+         of = m: let c = (m {{ pkgs.stdenv.hostPlatform.system = \"x86_64-linux\"; }}).config; in \
+           {{ all = b.attrNames c ++ b.attrNames c.services; ours = b.mapAttrs (_: b.attrNames) c.services.trueup; }}; \
+         in b.mapAttrs (_: of) {{ inherit (self.nixosModules) default controller agent; }}",
+        nixos().display()
+    );
+    let Some(exit) = nix(&["nix", "eval", "--impure", "--json", "--expr", &text]) else {
+        return;
+    };
+    assert!(exit.ok(), "{}", exit.err_text());
+    let found: Value = serde_json::from_slice(&exit.stdout).unwrap();
+    let (controller, agent) = (["agentPackages", "package"], ["package"]);
+    for name in ["default", "controller", "agent"] {
+        assert_eq!(texts(&found[name]["all"]), ["services", "trueup"], "{name}");
+    }
+    assert_eq!(texts(&found["default"]["ours"]["controller"]), controller);
+    assert_eq!(texts(&found["default"]["ours"]["agent"]), agent);
+    assert_eq!(texts(&found["agent"]["ours"]["agent"]), agent);
+}
+
+#[test]
 fn every_option_has_a_type_a_description_an_example_and_a_default() {
     let Some(found) = evaluate("(of { }).options") else {
         return;
