@@ -139,6 +139,8 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
         }
         #[cfg(feature = "planted")]
         "units-both-ways" => offer::say(out, &crate::units::both_ways()?),
+        #[cfg(feature = "planted")]
+        "made-both-ways" => crate::units::made_both_ways(),
         "activate" => activate::run(&layout, order(rest)?),
         "deadman" => {
             let deadline = option(rest, "--deadline")?;

@@ -13,10 +13,11 @@ use trueup_core::agent::{End, Event, Fault, Phase};
 use trueup_schema::status::Outcome;
 use trueup_schema::wire::{Order, Stage};
 
-use crate::exec::{self, ExecError};
+use crate::exec;
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal, JournalError};
 use crate::plant::{self, Bug};
+use crate::units::{Setting, Stand, Transient};
 use crate::{AgentError, activate, memory, units};
 
 /// The agent itself acts at the deadline, the first line so much later.
@@ -24,7 +25,7 @@ pub const BEHIND: Duration = Duration::from_secs(if cfg!(feature = "planted") { 
 /// The second line again so much later.
 const SECOND: Duration = Duration::from_secs(15);
 /// What the first line asks for, so that memory pressure takes everything else first.
-const OOM_SCORE: &str = "-1000";
+const OOM_SCORE: i32 = -1000;
 /// How often the waiting process looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// A roll-back by another process of ours may take so long before it is taken over.
@@ -32,10 +33,16 @@ const TAKE_OVER: Duration = Duration::from_secs(600);
 /// Stopping the activation's unit: its own TimeoutStopSec is 5 s.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// The activation's unit, without what it is.
+#[must_use]
+pub fn activation_name(order: Order) -> String {
+    format!("trueup-activate-{order}")
+}
+
 /// The activation's unit.
 #[must_use]
 pub fn activation_unit(order: Order) -> String {
-    format!("trueup-activate-{order}.service")
+    format!("{}.service", activation_name(order))
 }
 
 /// Brings the first line that stands forward to `deadline`, at once and without systemd: it looks for an earlier time at
@@ -85,10 +92,11 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
     let agent = crate::own_path()?;
     let agent = agent.to_string_lossy();
     let log = layout.attempt(order).join("deadman.log");
-    let output = format!("append:{}", log.display());
+    let log = log.to_string_lossy();
     let fire = deadline.saturating_add(journal::nanos(BEHIND));
     let (order_text, boot, fire_text) = (order.to_string(), journal::boot_id(), fire.to_string());
-    let verb = [
+    let command = [
+        &*agent,
         "deadman",
         "--order",
         &order_text,
@@ -97,97 +105,62 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         "--deadline",
         &fire_text,
     ];
-    let streams = [
-        format!("StandardOutput={output}"),
-        format!("StandardError={output}"),
+    let both = [
+        Setting::Bool("DefaultDependencies", false),
+        Setting::Bool("IgnoreOnIsolate", true),
+        Setting::Signed("OOMScoreAdjust", OOM_SCORE),
+        Setting::Append("StandardOutput", &log),
+        Setting::Append("StandardError", &log),
     ];
-
-    let unit = format!("--unit={first}");
-    let mut one = vec!["--quiet", "--no-ask-password", "--collect", &unit];
-    for p in [
-        "Type=exec",
-        "Restart=on-failure",
-        "RestartSec=0",
-        "StartLimitIntervalSec=0",
-        "DefaultDependencies=no",
-        "IgnoreOnIsolate=yes",
-        "OOMScoreAdjust=-1000",
-        "KillMode=mixed",
-        "SendSIGHUP=no",
-        &streams[0],
-        &streams[1],
-    ] {
-        one.extend(["-p", p]);
-    }
-    one.push("--");
-    one.push(&agent);
-    one.extend(verb);
-
-    let on_startup = format!(
-        "OnStartupSec={}us",
-        on_startup_us(layout, fire.saturating_add(journal::nanos(SECOND)))?
-    );
-    let unit = format!("--unit={second}");
-    let mut two = vec!["--quiet", "--no-ask-password", "--collect", &unit];
-    for p in [
-        &on_startup,
-        "AccuracySec=100ms",
-        "RemainAfterElapse=no",
-        "DefaultDependencies=no",
-        "IgnoreOnIsolate=yes",
-    ] {
-        two.extend(["--timer-property", p]);
-    }
-    for p in [
-        "Type=oneshot",
-        "IgnoreOnIsolate=yes",
-        "DefaultDependencies=no",
-        "OOMScoreAdjust=-1000",
-        &streams[0],
-        &streams[1],
-    ] {
-        two.extend(["-p", p]);
-    }
-    two.push("--");
-    two.push(&agent);
-    two.extend(verb);
-    both(&one, &two)?;
-
-    let (first, second) = (format!("{first}.service"), format!("{second}.timer"));
-    read_back(layout, order, [&first, &second])?;
+    let waits = [
+        Setting::Text("Type", "exec"),
+        Setting::Text("Restart", "on-failure"),
+        Setting::Micros("RestartSec", 0),
+        Setting::Micros("StartLimitIntervalSec", 0),
+        Setting::Text("KillMode", "mixed"),
+        Setting::Bool("SendSIGHUP", false),
+    ];
+    let waits = [waits.as_slice(), &both].concat();
+    let acts = [[Setting::Text("Type", "oneshot")].as_slice(), &both].concat();
+    let last = fire.saturating_add(journal::nanos(SECOND));
+    let timer = [
+        Setting::OnStartup(on_startup_us(layout, last)?),
+        Setting::Micros("AccuracySec", 100_000),
+        Setting::Bool("RemainAfterElapse", false),
+        Setting::Bool("DefaultDependencies", false),
+        Setting::Bool("IgnoreOnIsolate", true),
+    ];
+    let lines = [
+        Transient {
+            name: &first,
+            service: &waits,
+            timer: &[],
+            command: &command,
+        },
+        Transient {
+            name: &second,
+            service: &acts,
+            timer: &timer,
+            command: &command,
+        },
+    ];
+    read_back(layout, order, &units::start_all(&lines)?)?;
     if !older.is_empty() {
         stop(&older);
-        files::write_json(&layout.attempt(order).join("deadmen"), &[first, second])?;
+        let new = lines.map(|line| line.unit());
+        files::write_json(&layout.attempt(order).join("deadmen"), &new)?;
     }
     Ok(())
 }
 
-/// Starts both lines at the same time: neither depends on the other.
-fn both(one: &[&str], two: &[&str]) -> Result<(), ExecError> {
-    let start = |args: &[&str]| exec::tool_ok("systemd-run", args, units::SYSTEMCTL_LIMIT);
-    thread::scope(|scope| {
-        let beside = scope.spawn(|| start(two));
-        let first = start(one);
-        let second = beside.join().unwrap_or_else(|_| start(two));
-        first.and(second).map(|_| ())
-    })
-}
-
 /// Do both stand? `OOMScoreAdjust=` is dropped without a word where `CAP_SYS_RESOURCE` is missing: told, no failure.
-fn read_back(layout: &Layout, order: Order, names: [&str; 2]) -> Result<(), AgentError> {
-    let args = ["show", "--property=ActiveState,MainPID", "--"];
-    let args = [args.as_slice(), names.as_slice()].concat();
-    let text = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT)?;
-    let lines: Vec<(&str, &str)> = text.lines().filter_map(|l| l.split_once('=')).collect();
+fn read_back(layout: &Layout, order: Order, stand: &Stand) -> Result<(), AgentError> {
     // A service that does not fork and a timer: both are `active` at once, or something is wrong.
-    let up = lines.iter().filter(|l| **l == ("ActiveState", "active"));
-    if up.count() != names.len() {
-        return Err(AgentError::NotArmed(text.replace('\n', " ")));
+    if stand.states != ["active", "active"] {
+        return Err(AgentError::NotArmed(stand.states.join(", ")));
     }
-    let pid = lines.iter().find(|(key, _)| *key == "MainPID");
-    let pid = pid.map_or("0", |(_, pid)| pid);
-    let score = files::text(format!("/proc/{pid}/oom_score_adj"));
-    if score != OOM_SCORE {
+    let score = files::text(format!("/proc/{}/oom_score_adj", stand.pid));
+    if score != OOM_SCORE.to_string() {
         let text = format!(
             "the dead-man is not protected from the OOM killer: its oom_score_adj is {score}, {OOM_SCORE} was asked for"
         );
@@ -237,13 +210,9 @@ fn stop(names: &[String]) {
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     // Timers first: where a dead-man stops its own service, the rest of the list may no longer be heard.
     names.sort_by_key(|name| !name.ends_with(".timer"));
+    // Best effort: the file has decided already.
     if !names.is_empty() {
-        // Best effort: the file has decided already.
-        let _told = units::systemctl(
-            &["stop", "--no-block", "--quiet"],
-            &names,
-            units::SYSTEMCTL_LIMIT,
-        );
+        units::stop_soon(&names);
     }
 }
 

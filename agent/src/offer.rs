@@ -16,6 +16,7 @@ use crate::component::{self, Parts};
 use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
 use crate::trust::{self, TrustError};
+use crate::units::{Setting, Transient};
 use crate::{AgentError, activate, contact, deadman, exec, memory, report, resume, session, units};
 
 /// `nix-store --check-validity` of a few paths.
@@ -326,35 +327,24 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
         )?;
     }
     let log = layout.attempt(order).join("agent.log");
-    let streams = [
-        format!("StandardOutput=append:{}", log.display()),
-        format!("StandardError=append:{}", log.display()),
-    ];
-    let unit = format!("--unit={}", deadman::activation_unit(order));
-    let order_text = order.to_string();
-    let mut args = vec![
-        "--quiet",
-        "--no-ask-password",
-        "--collect",
-        "--no-block",
-        &unit,
-    ];
-    for p in [
-        "Type=exec",
-        "Restart=on-failure",
-        "RestartSec=0",
-        "StartLimitIntervalSec=0",
-        "TimeoutStopSec=5s",
-        "KillMode=control-group",
-        "IgnoreOnIsolate=yes",
-        "OOMScoreAdjust=-900",
-        &streams[0],
-        &streams[1],
-    ] {
-        args.extend(["-p", p]);
-    }
-    args.extend(["--", &*agent, "activate", "--order", &order_text]);
-    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+    let log = log.to_string_lossy();
+    units::start(&Transient {
+        name: &deadman::activation_name(order),
+        service: &[
+            Setting::Text("Type", "exec"),
+            Setting::Text("Restart", "on-failure"),
+            Setting::Micros("RestartSec", 0),
+            Setting::Micros("StartLimitIntervalSec", 0),
+            Setting::Micros("TimeoutStopSec", 5_000_000),
+            Setting::Text("KillMode", "control-group"),
+            Setting::Bool("IgnoreOnIsolate", true),
+            Setting::Signed("OOMScoreAdjust", -900),
+            Setting::Append("StandardOutput", &log),
+            Setting::Append("StandardError", &log),
+        ],
+        timer: &[],
+        command: &[&agent, "activate", "--order", &order.to_string()],
+    })?;
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! A unit as systemd tells of it: what it is, what its process was made from, and what is done to it. It judges nothing.
+//! A unit as systemd tells of it: what it is, what its process was made from, and what is done to it; units that systemd
+//! makes at our word. It judges nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::exec::{self, ExecError};
 
 mod ask;
+mod start;
 
 #[cfg(feature = "planted")]
 pub use ask::both_ways;
 pub use ask::{snapshot, sockets, states};
+#[cfg(feature = "planted")]
+pub use start::both_ways as made_both_ways;
+pub use start::{Setting, Stand, Transient, start, start_all, stop_soon};
 
 /// One call to systemd may take so long.
 pub const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(20);

@@ -69,9 +69,11 @@ impl Itself {
     }
 
     pub fn events(&self) -> Vec<Value> {
-        let text = self
-            .trueup(&["events", "--limit", "1000", "-o", "json"])
-            .expect("events");
+        // It answers nothing while it restarts, which is what happens to it here.
+        let text = wait_slowly(PATIENCE, || {
+            self.trueup(&["events", "--limit", "1000", "-o", "json"])
+        });
+        let text = text.expect("events");
         let mut list: Value = serde_json::from_str(&text).unwrap();
         let Value::Array(items) = list["items"].take() else {
             panic!("no items: {list}")

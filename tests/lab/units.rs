@@ -199,3 +199,76 @@ fn the_socket_of_systemd_says_what_systemctl_says() {
     }
     panic!("{last:#?}");
 }
+
+/// Not the same for two units, or of the moment.
+const OWN: [&str; 22] = [
+    "Id=",
+    "Names=",
+    "Description=",
+    "InvocationID=",
+    "ControlGroup=",
+    "ControlGroupId=",
+    "MainPID=",
+    "ExecMainPID=",
+    "Triggers=",
+    "TriggeredBy=",
+    "Unit=",
+    "After=",
+    "Before=",
+    "FragmentPath=",
+    "Memory",
+    "CPUUsage",
+    "IO",
+    "IP",
+    "Tasks",
+    "Effective",
+    "ExecStart",
+    "Next",
+];
+
+#[test]
+fn a_unit_made_over_the_socket_is_the_one_that_systemd_run_makes() {
+    let Some(lab) = Lab::up(&["web-1"]) else {
+        return;
+    };
+    let host = lab.host("web-1");
+    let agent = std::fs::read(planted_agent()).unwrap();
+    Closures::of(&lab, "demo", &["web-1"]).put(host, &agent, "/srv/planted");
+    assert_eq!(host.ssh(&["chmod", "0755", "/srv/planted"]).code, 0);
+    let made = host.ssh(&["/srv/planted", "made-both-ways"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let told = |unit: &str| -> Vec<String> {
+        let out = host.ssh(&["systemctl", "show", "--all", unit]);
+        let own =
+            |line: &&str| OWN.iter().any(|o| line.starts_with(o)) || line.contains("Timestamp");
+        let lines = out.stdout.lines().filter(|line| !own(line));
+        lines.map(str::to_owned).collect()
+    };
+    for (unit, says) in [
+        ("service", "OOMScoreAdjust=-900"),
+        ("service", "StandardOutput=append"),
+        ("service", "CollectMode=inactive-or-failed"),
+        ("service", "ActiveState=active"),
+        ("timer", "AccuracyUSec=100ms"),
+        ("timer", "CollectMode=inactive-or-failed"),
+        ("timer", "ActiveState=active"),
+    ] {
+        let [bus, run] = ["bus", "run"].map(|way| told(&format!("way-{unit}-{way}.{unit}")));
+        let says_so = |line: &&String| line.starts_with(says);
+        assert!(bus.iter().any(|l| says_so(&l)), "{says}: {bus:#?}");
+        let differ: Vec<_> = bus.iter().filter(|l| !run.contains(l)).collect();
+        assert_eq!(
+            (differ.len(), bus.len()),
+            (0, run.len()),
+            "{unit}: {differ:#?}"
+        );
+    }
+    // What the timer starts is loaded with it.
+    let [bus, run] = ["bus", "run"].map(|way| {
+        let unit = format!("way-timer-{way}.service");
+        let out = host.ssh(&["systemctl", "cat", &unit]);
+        out.stdout.replace(&unit, "UNIT").replace(way, "WAY")
+    });
+    assert!(bus.contains("OOMScoreAdjust=-900"), "{bus}");
+    assert!(run.contains("OOMScoreAdjust=-900"), "{run}");
+}

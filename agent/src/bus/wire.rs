@@ -1,27 +1,11 @@
-//! Asks systemd over its private socket for single properties: `systemctl show` has systemd gather all that there is of
-//! each unit, counters of its control group included, which is a hundred times the work. Reads only; whoever asks has
-//! another way where this one is closed.
+//! D-Bus' own form, as far as systemd is asked and told by it (the "D-Bus Specification", sections "Marshaling" and "Message
+//! Protocol"). Little-endian; what is read is bounded by what was read.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::io;
 
-/// Root's own way to systemd; no bus daemon is needed.
-const SOCKET: &str = "/run/systemd/private";
+/// Whom all is addressed to.
 const SERVICE: &str = "org.freedesktop.systemd1";
-const MANAGER: &str = "/org/freedesktop/systemd1";
-/// One read or write may take so long.
-const LIMIT: Duration = Duration::from_secs(20);
-/// Questions that are sent before their answers are read: both sides' buffers have room for so many.
-const AT_ONCE: usize = 128;
-/// A message is never longer: a list of all units takes some 300 bytes a unit.
-const MAX_MESSAGE: usize = 16 << 20;
-/// Lines of the greeting are short.
-const MAX_LINE: usize = 256;
-
 const CALL: u8 = 1;
-const RETURN: u8 = 2;
-const ERROR: u8 = 3;
 
 /// What a property is, as far as any that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,131 +39,139 @@ pub struct Listed {
     pub job: bool,
 }
 
-/// Object, interface, property.
-pub type Question<'a> = (&'a str, &'a str, &'a str);
-
-/// A connection.
-#[derive(Debug)]
-pub struct Bus {
-    stream: UnixStream,
-    serial: u32,
-}
-
-fn bad(what: &str) -> io::Error {
+pub(super) fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-impl Bus {
-    /// Connects and says who we are.
-    pub fn open() -> io::Result<Self> {
-        let stream = UnixStream::connect(SOCKET)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
-        let mut bus = Self { stream, serial: 0 };
-        let uid = rustix::process::geteuid().as_raw().to_string();
-        let uid: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
-        let hello = format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n");
-        bus.stream.write_all(hello.as_bytes())?;
-        let line = bus.line()?;
-        if !line.starts_with("OK ") {
-            return Err(bad("systemd does not know us"));
+/// What a unit that is made is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Property {
+    /// `s`
+    Text(String),
+    /// `b`
+    Bool(bool),
+    /// `i`
+    Signed(i32),
+    /// `t`
+    Number(u64),
+    /// `a(sasb)`: one program with its words.
+    Command(Vec<String>),
+    /// `a(st)`: microseconds from that base.
+    Timer(&'static str, u64),
+}
+
+/// The arguments of a call, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Args {
+    signature: String,
+    bytes: Vec<u8>,
+}
+
+impl Args {
+    /// Strings.
+    pub(super) fn of_texts(args: &[&str]) -> Self {
+        let mut bytes = Vec::new();
+        for arg in args {
+            text(&mut bytes, arg);
         }
-        Ok(bus)
+        let signature = "s".repeat(args.len());
+        Self { signature, bytes }
     }
 
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        let mut byte = [0_u8; 1];
-        while line.len() < MAX_LINE {
-            self.stream.read_exact(&mut byte)?;
-            line.push(byte[0]);
-            if line.ends_with(b"\r\n") {
-                return Ok(String::from_utf8_lossy(&line).into_owned());
+    /// Of `StartTransientUnit`: `ssa(sv)a(sa(sv))`. Fails where there is a unit of this name.
+    pub(super) fn of_transient(
+        name: &str,
+        properties: &[(String, Property)],
+        beside: Option<(&str, &[(String, Property)])>,
+    ) -> Self {
+        let mut args = Self::of_texts(&[name, "fail"]);
+        let bytes = &mut args.bytes;
+        array(bytes, 8, |bytes| all_properties(bytes, properties));
+        array(bytes, 8, |bytes| {
+            if let Some((name, properties)) = beside {
+                pad(bytes, 8);
+                text(bytes, name);
+                array(bytes, 8, |bytes| all_properties(bytes, properties));
             }
-        }
-        Err(bad("a line without an end"))
+        });
+        args.signature.push_str("a(sv)a(sa(sv))");
+        args
     }
+}
 
-    /// All loaded units.
-    pub fn units(&mut self) -> io::Result<Vec<Listed>> {
-        self.serial += 1;
-        let call = call(
-            self.serial,
-            MANAGER,
-            "org.freedesktop.systemd1.Manager",
-            "ListUnits",
-            &[],
+fn all_properties(out: &mut Vec<u8>, all: &[(String, Property)]) {
+    for (name, value) in all {
+        pad(out, 8);
+        text(out, name);
+        value.write(out);
+    }
+}
+
+impl Property {
+    /// As a variant.
+    fn write(&self, out: &mut Vec<u8>) {
+        signature(
+            out,
+            match self {
+                Self::Text(_) => "s",
+                Self::Bool(_) => "b",
+                Self::Signed(_) => "i",
+                Self::Number(_) => "t",
+                Self::Command(_) => "a(sasb)",
+                Self::Timer(..) => "a(st)",
+            },
         );
-        self.stream.write_all(&call)?;
-        let (_, body) = self.reply()?;
-        rows(&body.ok_or_else(|| bad("no list of units"))?)
-    }
-
-    /// An answer to each question; `None` where there is no such object or property (any more).
-    pub fn ask(&mut self, questions: &[Question<'_>]) -> io::Result<Vec<Option<Value>>> {
-        let mut answers = vec![None; questions.len()];
-        for (n, some) in questions.chunks(AT_ONCE).enumerate() {
-            let first = self.serial + 1;
-            let mut out = Vec::new();
-            for (path, interface, property) in some {
-                self.serial += 1;
-                let of = [*interface, *property];
-                out.extend(call(
-                    self.serial,
-                    path,
-                    "org.freedesktop.DBus.Properties",
-                    "Get",
-                    &of,
-                ));
-            }
-            self.stream.write_all(&out)?;
-            for _ in some {
-                let (serial, body) = self.reply()?;
-                let place = serial
-                    .checked_sub(first)
-                    .map(|at| n * AT_ONCE + at as usize)
-                    .and_then(|at| answers.get_mut(at))
-                    .ok_or_else(|| bad("an answer to no question"))?;
-                *place = match body {
-                    Some(body) => Some(Reader::new(&body).variant()?),
-                    None => None,
-                };
-            }
-        }
-        Ok(answers)
-    }
-
-    /// The next answer: to which question, and its body, `None` for an error. Signals are passed over.
-    fn reply(&mut self) -> io::Result<(u32, Option<Vec<u8>>)> {
-        loop {
-            let mut head = [0_u8; 16];
-            self.stream.read_exact(&mut head)?;
-            let word = |at: usize| {
-                u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize
-            };
-            let (body, fields) = (word(4), word(12));
-            if head[0] != b'l' || body.max(fields) > MAX_MESSAGE {
-                return Err(bad("a message of another kind"));
-            }
-            let mut rest = vec![0_u8; fields.next_multiple_of(8) + body];
-            self.stream.read_exact(&mut rest)?;
-            let serial = reply_serial(&rest[..fields])?;
-            let body = rest.split_off(fields.next_multiple_of(8));
-            match (head[1], serial) {
-                (RETURN, Some(serial)) => return Ok((serial, Some(body))),
-                (ERROR, Some(serial)) => return Ok((serial, None)),
-                _ => {}
-            }
+        match self {
+            Self::Text(value) => text(out, value),
+            Self::Bool(value) => word(out, u32::from(*value).to_le_bytes()),
+            Self::Signed(value) => word(out, value.to_le_bytes()),
+            Self::Number(value) => wide(out, *value),
+            Self::Command(words) => array(out, 8, |out| {
+                pad(out, 8);
+                text(out, words.first().map_or("", String::as_str));
+                array(out, 4, |out| words.iter().for_each(|w| text(out, w)));
+                // A failure of it is one.
+                word(out, [0; 4]);
+            }),
+            Self::Timer(base, micros) => array(out, 8, |out| {
+                pad(out, 8);
+                text(out, base);
+                wide(out, *micros);
+            }),
         }
     }
 }
 
-/// A method call whose arguments are strings.
-fn call(serial: u32, path: &str, interface: &str, member: &str, args: &[&str]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for arg in args {
-        text(&mut body, arg);
-    }
+/// Its length counts neither itself nor the padding before the first element.
+fn array(out: &mut Vec<u8>, align: usize, elements: impl FnOnce(&mut Vec<u8>)) {
+    pad(out, 4);
+    let at = out.len();
+    out.extend([0; 4]);
+    pad(out, align);
+    let from = out.len();
+    elements(out);
+    let len = length(out.len() - from);
+    out[at..at + 4].copy_from_slice(&len);
+}
+
+fn word(out: &mut Vec<u8>, four: [u8; 4]) {
+    pad(out, 4);
+    out.extend(four);
+}
+
+fn wide(out: &mut Vec<u8>, value: u64) {
+    pad(out, 8);
+    out.extend(value.to_le_bytes());
+}
+
+fn signature(out: &mut Vec<u8>, value: &str) {
+    out.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
+    out.extend(value.as_bytes());
+    out.push(0);
+}
+
+/// A method call.
+pub(super) fn call(serial: u32, path: &str, interface: &str, member: &str, args: &Args) -> Vec<u8> {
     let mut fields = Vec::new();
     for (code, sign, value) in [
         (1_u8, b'o', path),
@@ -191,20 +183,18 @@ fn call(serial: u32, path: &str, interface: &str, member: &str, args: &[&str]) -
         fields.extend([code, 1, sign, 0]);
         text(&mut fields, value);
     }
-    if !args.is_empty() {
+    if !args.signature.is_empty() {
         pad(&mut fields, 8);
-        let signature = "s".repeat(args.len());
-        fields.extend([8, 1, b'g', 0, u8::try_from(args.len()).unwrap_or(u8::MAX)]);
-        fields.extend(signature.as_bytes());
-        fields.push(0);
+        fields.extend([8, 1, b'g', 0]);
+        signature(&mut fields, &args.signature);
     }
     let mut out = vec![b'l', CALL, 0, 1];
-    out.extend(length(body.len()));
+    out.extend(length(args.bytes.len()));
     out.extend(serial.to_le_bytes());
     out.extend(length(fields.len()));
     out.extend(fields);
     pad(&mut out, 8);
-    out.extend(body);
+    out.extend(&args.bytes);
     out
 }
 
@@ -224,7 +214,7 @@ fn text(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Header fields begin at a multiple of 8 of the message, so their own offsets are right.
-fn reply_serial(fields: &[u8]) -> io::Result<Option<u32>> {
+pub(super) fn reply_serial(fields: &[u8]) -> io::Result<Option<u32>> {
     const REPLY_SERIAL: u8 = 5;
     let mut r = Reader::new(fields);
     let mut serial = None;
@@ -244,7 +234,7 @@ fn reply_serial(fields: &[u8]) -> io::Result<Option<u32>> {
 }
 
 /// `a(ssssssouso)`.
-fn rows(body: &[u8]) -> io::Result<Vec<Listed>> {
+pub(super) fn rows(body: &[u8]) -> io::Result<Vec<Listed>> {
     let mut r = Reader::new(body);
     let end = r.number()? as usize;
     r.align(8);
@@ -272,13 +262,13 @@ fn rows(body: &[u8]) -> io::Result<Vec<Listed>> {
 }
 
 /// Reads a body, which never goes beyond its end.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
     fn align(&mut self, to: usize) {
@@ -316,7 +306,7 @@ impl<'a> Reader<'a> {
         self.take(1)?;
         Ok(text)
     }
-    fn variant(&mut self) -> io::Result<Value> {
+    pub(super) fn variant(&mut self) -> io::Result<Value> {
         Ok(match self.signature()?.as_str() {
             "s" | "o" => Value::Text(self.text()?),
             "u" | "i" => Value::Number(u64::from(self.number()?)),
@@ -346,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_call_is_what_the_specification_says() {
-        let made = call(7, "/a", "i.f", "Get", &["x", "yz"]);
+        let made = call(7, "/a", "i.f", "Get", &Args::of_texts(&["x", "yz"]));
         assert_eq!(made.len() % 4, 3, "the body is not padded");
         assert_eq!(made[..4], [b'l', 1, 0, 1]);
         // Two strings: 4 + 1 + 1, padding 2, 4 + 2 + 1.
