@@ -187,7 +187,9 @@ fn stand_over_bus(bus: &mut Bus, names: &[String]) -> std::io::Result<Stand> {
                 _ => stand.states.push(String::new()),
             }
         }
-        let starting = stand.states.iter().any(|s| s == "activating");
+        // Until systemd comes to the job it is `inactive` as before.
+        let to_come = |s: &String| matches!(s.as_str(), "inactive" | "activating");
+        let starting = stand.states.iter().any(to_come);
         if !starting || begun.elapsed() > SYSTEMCTL_LIMIT {
             return Ok(stand);
         }
