@@ -395,7 +395,7 @@ impl Component for SystemComponent {
 
     fn judge(&mut self, ctx: &Context) -> Result<Option<Fault>, AgentError> {
         let before = recorded_units(ctx)?;
-        let now = units::snapshot()?;
+        let now = units::for_judging()?;
         let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
         self.judged = Some(now);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
@@ -463,7 +463,7 @@ impl Component for SystemComponent {
         let right = now.closure.as_ref() == Some(&self.goal.closure);
         if right || (!told && code == Some(0)) {
             let before = recorded_units(ctx)?;
-            let now = self.judged.take().map_or_else(units::snapshot, Ok)?;
+            let now = self.judged.take().map_or_else(units::for_judging, Ok)?;
             return Ok(Committed::Done {
                 reboot_required: preflight::reboot_required(Path::new(files::BOOTED), top),
                 restart_debt: mend::restart_debt(&[&before], &now),

@@ -13,7 +13,7 @@ mod start;
 
 #[cfg(feature = "planted")]
 pub use ask::both_ways;
-pub use ask::{snapshot, sockets, states};
+pub use ask::{for_judging, snapshot, sockets, states};
 #[cfg(feature = "planted")]
 pub use start::both_ways as made_both_ways;
 pub use start::{Setting, Stand, Transient, start, start_all, stop_soon};

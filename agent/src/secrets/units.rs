@@ -174,7 +174,7 @@ pub(super) fn judge(ctx: &Context, now: &Generation) -> Result<Option<Fault>, Ag
         .iter()
         .flat_map(|e| e.restart.iter().chain(&e.reload))
         .collect();
-    let mut harmed = judging::harmed(&before, &units::snapshot()?, &policy);
+    let mut harmed = judging::harmed(&before, &units::for_judging()?, &policy);
     harmed.retain(|unit| mine.contains(&unit.name));
     if harmed.is_empty() {
         return Ok(None);

@@ -51,6 +51,11 @@ pub fn snapshot() -> Result<Units, ExecError> {
     looked(Wanted::All)
 }
 
+/// What tells whether units were harmed, and whose process is of another definition: of who is up less than of who is not.
+pub fn for_judging() -> Result<Units, ExecError> {
+    looked(Wanted::Judged)
+}
+
 /// Sockets: their states and files.
 pub fn sockets() -> Result<Units, ExecError> {
     let mut all = looked(Wanted::SocketFiles)?;
@@ -62,13 +67,29 @@ pub fn sockets() -> Result<Units, ExecError> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     All,
+    Judged,
     SocketFiles,
     None,
 }
 
 impl Wanted {
     fn is(self, name: &str) -> bool {
-        self == Self::All || self == Self::SocketFiles && name.ends_with(SOCKET)
+        match self {
+            Self::All | Self::Judged => true,
+            Self::SocketFiles => name.ends_with(SOCKET),
+            Self::None => false,
+        }
+    }
+
+    /// The questions about a unit, and about its kind.
+    fn of(self, name: &str, up: bool) -> (&'static [&'static str], &'static [&'static str]) {
+        const PROCESS: &[&str] = &["FragmentPath", "DropInPaths", "InvocationID"];
+        match self {
+            Self::SocketFiles => (&["FragmentPath"], &[]),
+            Self::Judged if up && name.ends_with(SERVICE) => (PROCESS, &["NRestarts"]),
+            Self::Judged if up => (&[], &[]),
+            _ => questions(name, up),
+        }
     }
 }
 
@@ -134,10 +155,7 @@ fn over_bus(wanted: Wanted) -> std::io::Result<Units> {
         let Some(interface) = details(&row.name, unit) else {
             continue;
         };
-        let (every, own) = match wanted {
-            Wanted::SocketFiles => (["FragmentPath"].as_slice(), [].as_slice()),
-            _ => questions(&row.name, unit.is_up()),
-        };
+        let (every, own) = wanted.of(&row.name, unit.is_up());
         asking.extend(every.iter().map(|p| (row.path.as_str(), UNIT, *p)));
         asking.extend(own.iter().map(|p| (row.path.as_str(), interface, *p)));
         of.resize(asking.len(), &row.name);
