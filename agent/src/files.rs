@@ -53,7 +53,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    fn write(path: &Path) -> impl Fn(std::io::Error) -> Self + '_ {
+    pub(crate) fn write(path: &Path) -> impl Fn(std::io::Error) -> Self + '_ {
         move |source| Self::Write {
             path: path.to_owned(),
             source,

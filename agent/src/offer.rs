@@ -17,10 +17,10 @@ use crate::files::{self, Layout};
 use crate::journal::{self, Journal};
 use crate::trust::{self, TrustError};
 use crate::units::{Setting, Transient};
-use crate::{AgentError, activate, contact, deadman, exec, memory, report, resume, session, units};
+use crate::{
+    AgentError, activate, contact, deadman, memory, report, resume, session, store, units,
+};
 
-/// `nix-store --check-validity` of a few paths.
-const VALIDITY_LIMIT: Duration = Duration::from_secs(60);
 /// A follower is woken by the journal, and looks by itself so often.
 const LOOK: Duration = Duration::from_millis(200);
 /// A follower goes away after so long.
@@ -66,7 +66,7 @@ pub fn want(words: &[String]) -> Result<Vec<StorePath>, AgentError> {
     let (there, mut lacking): (Vec<_>, Vec<_>) = paths
         .into_iter()
         .partition(|p| Path::new(p.as_str()).exists());
-    lacking.extend(missing(&there)?);
+    lacking.extend(store::missing(&there)?);
     root(&lacking)?;
     Ok(lacking)
 }
@@ -106,7 +106,7 @@ pub fn offer(layout: &Layout, envelope: &Envelope) -> Result<OfferReply, AgentEr
         });
     }
     let needs: Vec<StorePath> = parts.iter().flat_map(|(_, p)| p.needs()).collect();
-    let missing = missing(&needs)?;
+    let missing = store::missing(&needs)?;
     if !missing.is_empty() {
         // Before the copy: a garbage collection between copy and second offer would take it.
         root(&missing)?;
@@ -258,21 +258,6 @@ fn is_already(layout: &Layout, intent: &Intent, parts: &Parts) -> Result<bool, A
         memory::write(layout, &all)?;
     }
     Ok(true)
-}
-
-/// What the database does not know as valid: a file that is there may be a broken half copy. What is not there is not
-/// valid, and nobody need be asked.
-fn missing(needs: &[StorePath]) -> Result<Vec<StorePath>, AgentError> {
-    let mut missing = Vec::new();
-    let nix_store = exec::tool("nix-store")?;
-    for path in needs {
-        let args = ["--check-validity", path.as_str()];
-        let there = fs::symlink_metadata(path.as_str()).is_ok();
-        if !there || exec::run(&nix_store, &args, VALIDITY_LIMIT)?.code != 0 {
-            missing.push(path.clone());
-        }
-    }
-    Ok(missing)
 }
 
 fn begin(layout: &Layout, intent: &Intent, needs: &[StorePath]) -> Result<(), AgentError> {

@@ -15,7 +15,7 @@ use crate::component::{Context, Refusal};
 use crate::exec::{self, ExecError};
 use crate::files::{self, Layout};
 use crate::oneshot::{self, OneShot};
-use crate::{AgentError, boot, journal, memory, preflight, system, units};
+use crate::{AgentError, boot, journal, memory, preflight, profile, system, units};
 
 /// The loader lists a closure only as a generation of a profile: this one is for candidates.
 const PROFILE: &str = "/nix/var/nix/profiles/system-profiles/trueup";
@@ -185,10 +185,7 @@ fn once(
     let Some(fallback) = &recorded.fallback else {
         return Err("nothing is known that a power cycle could go back to".to_owned());
     };
-    let parent = Path::new(PROFILE).parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
-    let args = ["-p", PROFILE, "--set", goal.closure.as_str()];
-    exec::tool_ok("nix-env", &args, BOOT_LIMIT).map_err(|e| e.to_string())?;
+    profile::set(Path::new(PROFILE), &goal.closure).map_err(|e| e.to_string())?;
     write_entries(ctx, fallback)?;
     let default = boot::detect().closure;
     if default.as_ref() != Some(fallback) {

@@ -13,11 +13,13 @@ use trueup_schema::wire::{
 };
 
 use crate::component::{Applied, Committed, Component, Context, Observed, Refusal, Verified};
-use crate::exec::{self, ExecError};
+use crate::exec;
 use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
 use crate::units::{self, Units};
-use crate::{AgentError, boot, health, judge, lists, mend, network, orphans, preflight, reboot};
+use crate::{
+    AgentError, boot, health, judge, lists, mend, network, orphans, preflight, profile, reboot,
+};
 
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
@@ -31,7 +33,7 @@ const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// The way back, one run of it.
 const REVERT_LIMIT: Duration = Duration::from_secs(600);
-/// `nix-env` and the boot script.
+/// `nix-env` for old generations, and the boot script.
 const COMMIT_LIMIT: Duration = Duration::from_secs(300);
 /// The pre-switch check of the closure.
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
@@ -62,13 +64,8 @@ pub fn target(goal: &SystemGoal) -> PathBuf {
 }
 
 /// Sets the system profile.
-pub fn set_profile(path: &StorePath) -> Result<(), ExecError> {
-    exec::tool_ok(
-        "nix-env",
-        &["-p", files::PROFILE, "--set", path.as_str()],
-        COMMIT_LIMIT,
-    )
-    .map(|_| ())
+pub fn set_profile(path: &StorePath) -> Result<(), FileError> {
+    profile::set(Path::new(files::PROFILE), path)
 }
 
 /// The record of units, for judging and for the way back.
