@@ -2,10 +2,14 @@
 //! found. It compares what was seen of units before, meanwhile and now.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::units::{self, Unit, Units};
 
+/// Where a closure's units are.
+const ADMIN: &str = "/etc/systemd/system";
 /// Starting or stopping one unit on the way back.
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 
@@ -52,6 +56,22 @@ pub fn restore(before: &Units, after: &Units) {
             eprintln!("trueup-agent: {name}: {e}");
         }
     }
+}
+
+/// Is the file of a socket that listens another one now? Looked at without systemd: mostly nothing has changed.
+#[must_use]
+pub fn a_socket_changed(old: &Units) -> bool {
+    a_socket_changed_in(Path::new(ADMIN), old)
+}
+
+fn a_socket_changed_in(dir: &Path, old: &Units) -> bool {
+    let changed = |name: &str, unit: &Unit| match fs::canonicalize(dir.join(name)) {
+        Ok(now) => now != Path::new(&unit.file),
+        // Where else systemd has it from no closure reaches, but it may be gone.
+        Err(_) => unit.file.starts_with("/nix/store/"),
+    };
+    let listens = |(name, unit): &(&String, &Unit)| name.ends_with(".socket") && unit.is_up();
+    old.iter().filter(listens).any(|(n, u)| changed(n, u))
 }
 
 /// A socket whose file changed says "listening" and is deaf until it is restarted; its service must be down for that.
@@ -159,6 +179,43 @@ mod tests {
         before.get_mut("a.service").expect("there").file =
             "/run/systemd/transient/a.service".to_owned();
         assert!(differences(&before, &Units::new()).is_empty());
+    }
+
+    #[test]
+    fn a_socket_of_another_file_has_changed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, "").expect("written");
+            let real = fs::canonicalize(path).expect("there");
+            real.to_str().expect("text").to_owned()
+        };
+        let of = |name: &str, file: &str, active: &str| -> Units {
+            let unit = Unit {
+                active: active.to_owned(),
+                file: file.to_owned(),
+                ..Unit::default()
+            };
+            [(name.to_owned(), unit)].into()
+        };
+        let (here, store) = (file("a.socket"), "/nix/store/x/a.socket");
+        for (name, from, active, changed) in [
+            ("a.socket", here.as_str(), "active", false),
+            ("a.socket", store, "active", true),
+            ("a.socket", store, "inactive", false),
+            ("gone.socket", store, "active", true),
+            (
+                "gone.socket",
+                "/usr/lib/systemd/system/gone.socket",
+                "active",
+                false,
+            ),
+            ("a.service", store, "active", false),
+        ] {
+            let old = of(name, from, active);
+            let got = a_socket_changed_in(dir.path(), &old);
+            assert_eq!(got, changed, "{name} of {from}, {active}");
+        }
     }
 
     #[test]

@@ -337,6 +337,7 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
 pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), AgentError> {
     let begun = Instant::now();
     let mut told = None;
+    let mut units = None;
     let changes = Changes::of(&layout.root.join("journal"));
     while begun.elapsed() < FOLLOW_LIMIT {
         let read = journal::read(layout, order)?;
@@ -346,7 +347,12 @@ pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), 
         let now = (report::state_of(state.phase), state.waiting_jobs.clone());
         let wanted = contact::is_wanted(layout, order);
         if told.as_ref() != Some(&now) || wanted {
-            say(&mut out, &report::take(layout)?)?;
+            // What fails meanwhile is judged by the attempt itself, and told at its end.
+            if wanted || state.phase == Phase::Ended {
+                units = None;
+            }
+            let units = units.get_or_insert_with(|| units::states().unwrap_or_default());
+            say(&mut out, &report::take_with(layout, units)?)?;
             told = Some(now);
         }
         if wanted {

@@ -38,6 +38,11 @@ const MAX_HOST_KEYS: usize = 16;
 
 /// Takes a report.
 pub fn take(layout: &Layout) -> Result<Report, AgentError> {
+    take_with(layout, &units::states().unwrap_or_default())
+}
+
+/// Takes one of units that were looked at before: each look opens a connection to systemd, which costs it 2 ms.
+pub fn take_with(layout: &Layout, units: &Units) -> Result<Report, AgentError> {
     let orders = journal::orders(layout);
     let mut warnings = Vec::new();
     let read = match orders.last() {
@@ -51,7 +56,6 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
         Some(order) => files::read_json(&layout.attempt(*order).join("intent.json"))?,
         None => None,
     };
-    let units = units::states().unwrap_or_default();
     let attempt = read
         .as_ref()
         .map(|r| attempt(&r.state, r.timeline.clone(), intent.as_ref()));
@@ -104,11 +108,11 @@ pub fn take(layout: &Layout) -> Result<Report, AgentError> {
             path: crate::own_store_path(),
             understands: UNDERSTANDS.iter().map(|s| (*s).to_owned()).collect(),
         },
-        running: running(&units, loader, attempt.as_ref()),
+        running: running(units, loader, attempt.as_ref()),
         components: components(layout, intent.as_ref(), &secrets)?,
         attempt,
         watches: witness::report(layout),
-        other_managers: others(&units),
+        other_managers: others(units),
         keys: Some(crate::trust::report(layout)),
         hold: hold(layout)?,
         warnings,

@@ -384,7 +384,9 @@ impl Component for SystemComponent {
             )),
             Some(_) => {
                 let before = recorded_units(ctx)?;
-                mend::restart_changed_sockets(&before, &units::sockets()?);
+                if mend::a_socket_changed(&before) {
+                    mend::restart_changed_sockets(&before, &units::sockets()?);
+                }
                 Applied::Done(Activation::Complete)
             }
         })
