@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use trueup_schema::StorePath;
@@ -46,7 +47,7 @@ pub fn missing(needs: &[StorePath]) -> Result<Vec<StorePath>, AgentError> {
     if there.is_empty() {
         return Ok(missing);
     }
-    let valid = match by_daemon(&there) {
+    let valid = match by_daemon(Path::new(SOCKET), &there) {
         Ok(valid) => valid,
         // There is none, or it speaks another way.
         Err(_) => by_program(&there)?,
@@ -66,8 +67,9 @@ fn by_program(paths: &[StorePath]) -> Result<Vec<bool>, AgentError> {
     Ok(valid)
 }
 
-fn by_daemon(paths: &[StorePath]) -> io::Result<Vec<bool>> {
-    let stream = UnixStream::connect(SOCKET)?;
+/// Asks the daemon that listens there.
+pub fn by_daemon(socket: &Path, paths: &[StorePath]) -> io::Result<Vec<bool>> {
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.set_write_timeout(Some(ANSWER_LIMIT))?;
     ask(&mut &stream, &mut &stream, paths)

@@ -1,6 +1,7 @@
 //! One port against the real tool. What a test needs and does not find, it says, and skips.
 #![allow(clippy::unwrap_used)]
 
+mod agent;
 mod caches;
 mod collect;
 mod db;
