@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use trueup_schema::StorePath;
 
+use crate::exec;
 use crate::files::{self, FileError};
 
 /// Somebody else who changes the profile may take so long.
 const LOCK_LIMIT: Duration = Duration::from_secs(120);
+/// `nix-env`, for old generations.
+const TRIM_LIMIT: Duration = Duration::from_secs(300);
 /// Between two tries to lock.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -43,6 +46,20 @@ pub fn set(profile: &Path, path: &StorePath) -> Result<(), FileError> {
     files::link(Path::new(name), profile)?;
     lock.release();
     Ok(())
+}
+
+/// Has `nix-env` take the oldest generations away, all but so many. What fails is told: they are in nobody's way.
+pub fn trim(profile: &Path, keep: u32) {
+    const LEAST: u32 = 2;
+    let keep = keep.max(LEAST);
+    let count = generations(profile).map_or(0, |all| all.len());
+    if count > keep as usize {
+        let (profile, spec) = (profile.to_string_lossy(), format!("+{keep}"));
+        let args = ["-p", &*profile, "--delete-generations", &spec];
+        if let Err(e) = exec::tool_ok("nix-env", &args, TRIM_LIMIT) {
+            eprintln!("trueup-agent: old generations: {e}");
+        }
+    }
 }
 
 fn generations(profile: &Path) -> io::Result<Vec<u64>> {

@@ -21,6 +21,8 @@ use crate::{
     AgentError, boot, health, judge, lists, mend, network, orphans, preflight, profile, reboot,
 };
 
+mod asked;
+
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
 /// What is said of it.
@@ -33,7 +35,7 @@ const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// The way back, one run of it.
 const REVERT_LIMIT: Duration = Duration::from_secs(600);
-/// `nix-env` for old generations, and the boot script.
+/// The boot script.
 const COMMIT_LIMIT: Duration = Duration::from_secs(300);
 /// The pre-switch check of the closure.
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
@@ -169,89 +171,6 @@ impl SystemComponent {
             evidence: false,
         })
     }
-
-    /// What the closure's own `dry-activate` says it would do.
-    fn dry_activate(&self, ctx: &Context) -> Refusal {
-        const LOG: &str = "dry-activate.log";
-        let program = self.target().join("bin/switch-to-configuration");
-        let run = log_file(ctx, LOG)
-            .map_err(AgentError::from)
-            .and_then(|log| {
-                Ok(exec::run_logged(
-                    &program,
-                    &["dry-activate"],
-                    &ENV,
-                    &log,
-                    CHECK_LIMIT,
-                )?)
-            });
-        let said = tail(&files::text(ctx.dir().join(LOG)));
-        let (outcome, message) = match run {
-            Ok(Some(0)) => (Outcome::Skipped, format!("dry-activate: {said}")),
-            Ok(code) => (
-                Outcome::Failed,
-                format!("`dry-activate` ended with {code:?}: {said}"),
-            ),
-            Err(e) => (Outcome::Failed, e.to_string()),
-        };
-        Refusal {
-            outcome,
-            stage: Stage::Preflight,
-            message,
-            evidence: false,
-        }
-    }
-
-    /// The closure's own `check`, before anything is touched. Older ones have no such verb and check in `test`.
-    fn pre_switch_check(&self, ctx: &Context) -> Result<(), Refusal> {
-        const LOG: &str = "check.log";
-        let program = self.target().join("bin/switch-to-configuration");
-        let no = |outcome, message: String, evidence| Refusal {
-            outcome,
-            stage: Stage::Preflight,
-            message,
-            evidence,
-        };
-        let ours = |message: String| no(Outcome::Failed, message, false);
-        let mut code = None;
-        for try_no in 0..LOCK_TRIES {
-            let log = log_file(ctx, LOG).map_err(|e| ours(e.to_string()))?;
-            code = exec::run_logged(&program, &["check"], &ENV, &log, CHECK_LIMIT)
-                .map_err(|e| ours(e.to_string()))?;
-            if code != Some(LOCKED) {
-                break;
-            }
-            if try_no + 1 < LOCK_TRIES {
-                thread::sleep(LOCK_PAUSE);
-            }
-        }
-        let said = files::text(ctx.dir().join(LOG));
-        match code {
-            Some(0) => Ok(()),
-            Some(1) if said.contains("Usage:") => Ok(()),
-            Some(LOCKED) => Err(ours(LOCK_HELD.to_owned())),
-            Some(1) if said.contains("changes to critical components") => Err(no(
-                Outcome::RebootRequired,
-                "SwitchInhibited: the closure's pre-switch check forbids to switch".to_owned(),
-                false,
-            )),
-            Some(1) => Err(no(
-                Outcome::Failed,
-                format!("the closure's pre-switch checks refused: {}", tail(&said)),
-                true,
-            )),
-            Some(code) => Err(ours(format!("`check` ended with {code}: {}", tail(&said)))),
-            None => Err(ours("`check` did not end in time".to_owned())),
-        }
-    }
-}
-
-/// The end of what a program said, as one short line.
-fn tail(said: &str) -> String {
-    const CHARS: usize = 300;
-    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let skip = line.chars().count().saturating_sub(CHARS);
-    line.chars().skip(skip).collect()
 }
 
 fn fault(message: String) -> Applied {
@@ -449,7 +368,7 @@ impl Component for SystemComponent {
         if self.goal.mode == Mode::Test {
             return Ok(Committed::plainly());
         }
-        trim_generations(self.goal.keep_generations);
+        profile::trim(Path::new(files::PROFILE), self.goal.keep_generations);
         let top = Path::new(self.goal.closure.as_str());
         let program = top.join("bin/switch-to-configuration");
         let log = log_file(ctx, "boot.log")?;
@@ -589,27 +508,4 @@ fn put_init_link_back(recorded: &Recorded) -> Result<(), AgentError> {
         boot::put_init_link(old)?;
     }
     Ok(())
-}
-
-/// Old generations go before the boot entry is written, never after.
-fn trim_generations(keep: u32) {
-    const LEAST: u32 = 2;
-    let keep = keep.max(LEAST);
-    let dir = Path::new(files::PROFILE).parent().unwrap_or(Path::new("/"));
-    let count = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|e| {
-            let name = e.file_name().to_string_lossy().into_owned();
-            name.starts_with("system-") && name.ends_with("-link")
-        })
-        .count();
-    if count > keep as usize {
-        let spec = format!("+{keep}");
-        let args = ["-p", files::PROFILE, "--delete-generations", &spec];
-        if let Err(e) = exec::tool_ok("nix-env", &args, COMMIT_LIMIT) {
-            eprintln!("trueup-agent: old generations: {e}");
-        }
-    }
 }
