@@ -311,7 +311,7 @@ fn built(variable: &str, more: &[&str]) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let out = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+    let out = cargo()
         .args(["xtask", "agent"])
         .args(more)
         .stderr(Stdio::inherit())
@@ -416,4 +416,17 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(workspace());
     command
+}
+
+/// The cargo that runs us, without what it told us of our own package: build scripts that look there would find
+/// another package than the time before, and all that hangs on them would be compiled anew, back and forth.
+pub fn cargo() -> Command {
+    let mut cargo = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::harness::command;
+use crate::harness::cargo;
 
 /// `trueup` as it is shipped. `TRUEUP_TEST_TRUEUP` names another one.
 pub fn trueup() -> &'static Path {
@@ -44,7 +44,7 @@ fn built(kind: &str, features: &[&str]) -> PathBuf {
 }
 
 fn build_once(kind: &str, features: &[&str]) -> PathBuf {
-    let out = command(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+    let out = cargo()
         .args([
             "build",
             "--quiet",
