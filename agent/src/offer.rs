@@ -62,11 +62,7 @@ pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
 pub fn want(words: &[String]) -> Result<Vec<StorePath>, AgentError> {
     let paths: Result<Vec<StorePath>, _> = words.iter().map(|w| w.parse()).collect();
     let paths = paths.map_err(|_| AgentError::Usage("want STORE-PATH…".to_owned()))?;
-    // What is not on the disk need not be asked for; what is there may be a broken half copy.
-    let (there, mut lacking): (Vec<_>, Vec<_>) = paths
-        .into_iter()
-        .partition(|p| Path::new(p.as_str()).exists());
-    lacking.extend(store::missing(&there)?);
+    let lacking = store::missing(&paths)?;
     root(&lacking)?;
     Ok(lacking)
 }

@@ -24,6 +24,7 @@ pub const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(20);
 const LOG_LINES: usize = 10;
 /// A told line is at most so long.
 const LOG_LINE: usize = 400;
+
 /// One unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::exec;
 use crate::files::{self, Layout};
+use crate::units::{Setting, Transient};
 use crate::{AgentError, hostkeys, journal, trust, units};
 
 /// So many hosts are watched at once: a witness is for one or two.
@@ -78,8 +79,13 @@ fn file(layout: &Layout, host: &HostName) -> PathBuf {
     folder(layout).join(format!("{host}.json"))
 }
 
+/// Its unit, without what it is.
+fn unit_name(host: &HostName) -> String {
+    format!("trueup-witness-{host}")
+}
+
 fn unit(host: &HostName) -> String {
-    format!("trueup-witness-{host}.service")
+    format!("{}.service", unit_name(host))
 }
 
 fn kept(layout: &Layout) -> Vec<(PathBuf, Kept)> {
@@ -255,27 +261,20 @@ fn start(host: &HostName) -> Result<(), AgentError> {
         let root = Path::new(files::ROOTS).join(format!("witness-{host}"));
         files::link(Path::new(own.as_str()), &root)?;
     }
-    let name = format!("--unit={}", unit(host));
-    let mut args = vec![
-        "--quiet",
-        "--no-ask-password",
-        "--collect",
-        "--no-block",
-        &name,
-    ];
-    for p in [
-        "Type=exec",
-        "Restart=on-failure",
-        "RestartSec=2",
-        "StartLimitIntervalSec=0",
-        "TimeoutStopSec=5s",
-        "KillMode=control-group",
-        "IgnoreOnIsolate=yes",
-    ] {
-        args.extend(["-p", p]);
-    }
-    args.extend(["--", &*agent, "witnessing", "--host", host.as_str()]);
-    exec::tool_ok("systemd-run", &args, units::SYSTEMCTL_LIMIT)?;
+    units::start(&Transient {
+        name: &unit_name(host),
+        service: &[
+            Setting::Text("Type", "exec"),
+            Setting::Text("Restart", "on-failure"),
+            Setting::Micros("RestartSec", 2_000_000),
+            Setting::Micros("StartLimitIntervalSec", 0),
+            Setting::Micros("TimeoutStopSec", 5_000_000),
+            Setting::Text("KillMode", "control-group"),
+            Setting::Bool("IgnoreOnIsolate", true),
+        ],
+        timer: &[],
+        command: &[&agent, "witnessing", "--host", host.as_str()],
+    })?;
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! Units without a file, which systemd makes at our word: told over its own socket, or by `systemd-run` where that is closed.
 //! A program of systemd's takes longer to start than systemd to make the unit, and an activation needs three.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::SYSTEMCTL_LIMIT;
 use crate::bus::{self, Bus, Property, Question, Value};
 use crate::exec::{self, ExecError};
-use std::thread;
-use std::time::{Duration, Instant};
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
