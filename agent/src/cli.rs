@@ -4,7 +4,7 @@ use std::io::{stdin, stdout};
 use std::process::ExitCode;
 
 use trueup_schema::Timestamp;
-use trueup_schema::wire::{Hold, OfferReply, Order};
+use trueup_schema::wire::{Hold, Order};
 
 use crate::files::{self, Layout};
 use crate::{
@@ -12,15 +12,17 @@ use crate::{
     report, resume, secrets, witness, witnessed,
 };
 
-const USAGE: &str = "trueup-agent version [-o json] | report | keys | want PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
+const USAGE: &str = "trueup-agent version [-o json] | report | keys | want [--stay] PATH… | offer [--follow] | watch | confirm --order T-S --nonce N \
 | resume | authorized-key KEY | ssh-command | witness | witness-key KEY | ssh-witness | secrets restore [--for-users] | hold [--for 2h --reason TEXT] | release | leave";
+/// More words than `want` is ever given.
+const MAX_WORDS: usize = 1024;
 /// A hold lasts at most so long.
 const MAX_HOLD_SECS: u64 = 30 * 24 * 3600;
 
 /// Runs the verb that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).take(32).collect();
+    let args: Vec<String> = std::env::args().skip(1).take(MAX_WORDS).collect();
     match verb(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -101,27 +103,28 @@ fn verb(args: &[String]) -> Result<(), AgentError> {
         }
         "offer" => {
             let envelope = offer::read_envelope(stdin().lock())?;
-            let reply = offer::offer(&layout, &envelope)?;
-            offer::say(out, &reply)?;
-            match reply {
-                OfferReply::Begun { order } | OfferReply::Busy { order }
-                    if rest.iter().any(|a| a == "--follow") =>
-                {
-                    offer::follow(&layout, order, out)
-                }
-                _ => Ok(()),
-            }
+            offer::answer(
+                &layout,
+                &envelope,
+                rest.iter().any(|a| a == "--follow"),
+                out,
+            )
         }
         "keys" => {
             let envelope = offer::read_envelope(stdin().lock())?;
             crate::trust::take_list(&layout, &envelope.signed).map_err(AgentError::Keys)?;
             offer::say(out, &report::take(&layout)?)
         }
-        "want" => offer::say(out, &offer::want(rest)?),
+        "want" => match rest.split_first() {
+            Some((first, paths)) if first == "--stay" => {
+                offer::want_and_stay(&layout, paths, stdin().lock(), out)
+            }
+            _ => offer::say(out, &offer::want(rest)?),
+        },
         "watch" => {
             let last = journal::orders(&layout).pop();
             let order = last.ok_or_else(|| AgentError::NoAttempt("at all".to_owned()))?;
-            offer::follow(&layout, order, out)
+            offer::follow(&layout, order, None, out)
         }
         "confirm" => {
             let report = confirm::confirm(&layout, order(rest)?, option(rest, "--nonce")?)?;

@@ -55,10 +55,7 @@ pub(crate) fn take(
         nonce: nonce.to_owned(),
         session: own,
     };
-    Ok(files::write_json(
-        &layout.attempt(order).join("confirm"),
-        &note,
-    )?)
+    Ok(files::note(&layout.attempt(order).join("confirm"), &note)?)
 }
 
 /// Checks, notes, waits for the end.
@@ -91,5 +88,5 @@ pub fn confirm(layout: &Layout, order: Order, nonce: &str) -> Result<Report, Age
         }
         changes.wait(LOOK);
     }
-    report::take(layout)
+    report::take_of_attempt(layout)
 }

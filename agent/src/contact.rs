@@ -79,12 +79,12 @@ pub fn forget(layout: &Layout) {
 }
 
 fn read(layout: &Layout, name: &str) -> Option<Order> {
-    files::read_json(&layout.file(name)).ok().flatten()
+    files::noted(&layout.file(name))
 }
 
 fn put(layout: &Layout, name: &str, order: Order) {
     // A note for this boot only: nothing depends on it after a power cut.
-    if let Err(e) = files::write_json(&layout.file(name), &order) {
+    if let Err(e) = files::note(&layout.file(name), &order) {
         eprintln!("trueup-agent: {e}");
     }
 }

@@ -49,7 +49,7 @@ pub fn activation_unit(order: Order) -> String {
 /// each look. Later times it does not take, so a line that was armed for one is needed besides.
 pub fn bring_forward(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
     let fire = deadline.saturating_add(journal::nanos(BEHIND));
-    Ok(files::write_json(
+    Ok(files::note(
         &forward(layout, order),
         &(journal::boot_id(), fire),
     )?)
@@ -62,9 +62,9 @@ fn forward(layout: &Layout, order: Order) -> PathBuf {
 /// [`arm`], unless it was done for this deadline: who goes on after a crash must not have to know.
 pub fn arm_once(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentError> {
     let note = layout.attempt(order).join("armed-for");
-    if files::read_json(&note)? != Some(deadline) {
+    if files::noted(&note) != Some(deadline) {
         arm(layout, order, deadline)?;
-        files::write_json(&note, &deadline)?;
+        files::note(&note, &deadline)?;
     }
     Ok(())
 }
@@ -76,7 +76,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
         .iter()
         .any(|k| layout.claim(k, order).exists());
     if !claim.exists() && !decided {
-        files::write_atomic(&claim, b"")?;
+        files::note(&claim, &())?;
     }
     if plant::is(Bug::DeadManOff) {
         return Ok(());
@@ -87,7 +87,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
     let second = format!("trueup-deadman2-{order}-{tag}");
     let mut all = older.clone();
     all.extend([format!("{first}.service"), format!("{second}.timer")]);
-    files::write_json(&layout.attempt(order).join("deadmen"), &all)?;
+    files::note(&layout.attempt(order).join("deadmen"), &all)?;
 
     let agent = crate::own_path()?;
     let agent = agent.to_string_lossy();
@@ -148,7 +148,7 @@ pub fn arm(layout: &Layout, order: Order, deadline: u64) -> Result<(), AgentErro
     if !older.is_empty() {
         stop(&older);
         let new = lines.map(|line| line.unit());
-        files::write_json(&layout.attempt(order).join("deadmen"), &new)?;
+        files::note(&layout.attempt(order).join("deadmen"), &new)?;
     }
     Ok(())
 }
@@ -164,7 +164,7 @@ fn read_back(layout: &Layout, order: Order, stand: &Stand) -> Result<(), AgentEr
         let text = format!(
             "the dead-man is not protected from the OOM killer: its oom_score_adj is {score}, {OOM_SCORE} was asked for"
         );
-        let _told = files::write_json(&layout.attempt(order).join("warnings"), &[text]);
+        let _told = files::note(&layout.attempt(order).join("warnings"), &[text]);
     }
     Ok(())
 }
@@ -172,8 +172,7 @@ fn read_back(layout: &Layout, order: Order, stand: &Stand) -> Result<(), AgentEr
 /// What was found while arming.
 #[must_use]
 pub fn warnings(layout: &Layout, order: Order) -> Vec<String> {
-    let read = files::read_json(&layout.attempt(order).join("warnings"));
-    read.ok().flatten().unwrap_or_default()
+    files::noted(&layout.attempt(order).join("warnings")).unwrap_or_default()
 }
 
 /// systemd counts OnStartupSec from the start of userspace, in monotonic time: an absolute deadline that no
@@ -189,21 +188,19 @@ fn on_startup_us(layout: &Layout, deadline: u64) -> Result<u64, AgentError> {
 /// When userspace started, in monotonic microseconds: the same for a whole boot, so systemd is asked once in it.
 fn userspace(layout: &Layout) -> Result<u64, AgentError> {
     let (note, boot) = (layout.file("userspace"), journal::boot_id());
-    // A note that can't be read is asked for anew.
-    let kept: Option<(String, u64)> = files::read_json(&note).ok().flatten();
+    let kept: Option<(String, u64)> = files::noted(&note);
     if let Some((_, at)) = kept.filter(|(of, _)| *of == boot) {
         return Ok(at);
     }
     let args = ["show", "--property=UserspaceTimestampMonotonic", "--value"];
     let text = exec::tool_ok("systemctl", &args, units::SYSTEMCTL_LIMIT)?;
     let at: u64 = text.trim().parse().unwrap_or(0);
-    files::write_json(&note, &(boot, at))?;
+    files::note(&note, &(boot, at))?;
     Ok(at)
 }
 
 fn names(layout: &Layout, order: Order) -> Vec<String> {
-    let read = files::read_json(&layout.attempt(order).join("deadmen"));
-    read.ok().flatten().unwrap_or_default()
+    files::noted(&layout.attempt(order).join("deadmen")).unwrap_or_default()
 }
 
 fn stop(names: &[String]) {
@@ -259,7 +256,7 @@ pub fn wait_and_act(
         }
         let now = journal::boottime();
         // What can't be read brings nothing forward: the deadline that is in memory stands.
-        let told: Option<(String, u64)> = files::read_json(&sooner).ok().flatten();
+        let told: Option<(String, u64)> = files::noted(&sooner);
         let told = told.filter(|(of, _)| of == boot);
         let deadline = told.map_or(deadline, |(_, at)| at.min(deadline));
         if now >= deadline {

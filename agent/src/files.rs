@@ -103,8 +103,11 @@ impl Layout {
     }
     /// Makes the folders.
     pub fn create(&self) -> Result<(), FileError> {
-        for dir in ["journal", "attempts", "keys"] {
-            let path = self.root.join(dir);
+        let dirs = ["journal", "attempts", "keys"].map(|dir| self.root.join(dir));
+        if dirs.iter().all(|dir| dir.is_dir()) {
+            return Ok(());
+        }
+        for path in dirs {
             fs::create_dir_all(&path).map_err(FileError::write(&path))?;
         }
         sync_dir(&self.root)
@@ -119,6 +122,11 @@ pub fn sync_dir(dir: &Path) -> Result<(), FileError> {
 
 /// Writes a whole file so that after a power cut the old or the new content is there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_whole(path, bytes, true)?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+fn write_whole(path: &Path, bytes: &[u8], lasts: bool) -> Result<(), FileError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".tmp{}", std::process::id()));
@@ -132,18 +140,33 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         .open(&temp)
         .map_err(&fail)?;
     file.write_all(bytes).map_err(&fail)?;
-    file.sync_data().map_err(&fail)?;
-    fs::rename(&temp, path).map_err(&fail)?;
-    sync_dir(dir)
+    if lasts {
+        file.sync_data().map_err(&fail)?;
+    }
+    fs::rename(&temp, path).map_err(&fail)
 }
 
 /// Writes a value.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
-    let bytes = serde_json::to_vec(value).map_err(|e| FileError::Parse {
+    write_atomic(path, &json(path, value)?)
+}
+
+fn json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, FileError> {
+    serde_json::to_vec(value).map_err(|e| FileError::Parse {
         path: path.to_owned(),
         message: e.to_string(),
-    })?;
-    write_atomic(path, &bytes)
+    })
+}
+
+/// Writes a value that counts in this boot only: another process reads the old or the new one, and nobody waits for the
+/// disk. After a power cut it may be neither: who reads it then must bear that, see [`noted`].
+pub fn note<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+    write_whole(path, &json(path, value)?, false)
+}
+
+/// What was noted; `None` also when it is damaged.
+pub fn noted<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    read_json(path).ok().flatten()
 }
 
 /// Reads a file of bounded length; `None` when it isn't there.
@@ -190,6 +213,19 @@ pub fn store_path(link: impl AsRef<Path>) -> Option<StorePath> {
 
 /// Puts a link in place, atomically and lasting.
 pub fn link(target: &Path, at: &Path) -> Result<(), FileError> {
+    relink(target, at)?;
+    sync_dir(at.parent().unwrap_or(Path::new("/")))
+}
+
+/// Roots a store path: from now on no collection of garbage takes it. It lasts with the folder, see [`sync_dir`].
+pub fn root(target: &Path, at: &Path) -> Result<(), FileError> {
+    if fs::read_link(at).is_ok_and(|to| to == target) {
+        return Ok(());
+    }
+    relink(target, at)
+}
+
+fn relink(target: &Path, at: &Path) -> Result<(), FileError> {
     let fail = FileError::write(at);
     let dir = at.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).map_err(&fail)?;
@@ -198,8 +234,7 @@ pub fn link(target: &Path, at: &Path) -> Result<(), FileError> {
     let temp = PathBuf::from(temp);
     let _old = fs::remove_file(&temp);
     std::os::unix::fs::symlink(target, &temp).map_err(&fail)?;
-    fs::rename(&temp, at).map_err(&fail)?;
-    sync_dir(dir)
+    fs::rename(&temp, at).map_err(&fail)
 }
 
 /// Renames `from` to `to`, lasting. `false`: somebody else did it first.

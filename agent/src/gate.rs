@@ -205,7 +205,7 @@ fn verb(args: &[&str]) -> Result<(), Refused> {
     let good = match (*name, rest) {
         ("report" | "watch" | "adopt-info" | "keys" | "leave" | "witness", rest) => rest.is_empty(),
         ("version", rest) => matches!(rest, [] | ["-o", "json"]),
-        ("want", paths) => {
+        ("want", ["--stay", paths @ ..] | paths) => {
             !paths.is_empty() && paths.iter().all(|p| p.parse::<StorePath>().is_ok())
         }
         ("offer", rest) => matches!(rest, [] | ["--follow"]),

@@ -270,6 +270,22 @@ fn open_locked(layout: &Layout, order: Order) -> Result<File, JournalError> {
     Ok(file)
 }
 
+/// Must it be on the disk before what follows? Not where what follows is undone by a power cut itself, or is the next
+/// record: these reach the disk with one that must.
+fn must_last(event: &Event) -> bool {
+    match event {
+        // Checks, notes of this boot, units of this boot; then comes Applying.
+        Event::Staged | Event::Recorded(_) | Event::Armed { .. } => false,
+        // The next part, with its own record, or Awaiting.
+        Event::Applied { .. } => false,
+        // Waiting; then comes Committing, or the way back.
+        Event::JudgedGood | Event::Confirmed => false,
+        // BootAsked.
+        Event::ProfileSet => false,
+        _ => true,
+    }
+}
+
 impl Journal {
     /// Begins a new attempt's journal.
     pub fn create(layout: &Layout, order: Order, first: Event) -> Result<Self, JournalError> {
@@ -309,7 +325,8 @@ impl Journal {
         })
     }
 
-    /// Writes and syncs an event that the machine allows, then takes it.
+    /// Writes an event that the machine allows, then takes it. It has reached the disk, with all before it, if something
+    /// may follow that must not be there without it.
     pub fn append(&mut self, layout: &Layout, event: Event) -> Result<(), JournalError> {
         let state = apply(Some(self.state.clone()), event.clone())?;
         self.write(layout, event)?;
@@ -318,7 +335,7 @@ impl Journal {
     }
 
     fn write(&mut self, layout: &Layout, event: Event) -> Result<(), JournalError> {
-        let now = now();
+        let (now, lasts) = (now(), must_last(&event));
         let bytes = encode(&Record {
             format: FORMAT,
             seq: self.records,
@@ -333,7 +350,7 @@ impl Journal {
             source,
         };
         self.file.add(&bytes).map_err(fail)?;
-        if !plant::is(Bug::SkipFsync) {
+        if lasts && !plant::is(Bug::SkipFsync) {
             self.file.sync().map_err(fail)?;
         }
         self.records += 1;

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use trueup_core::agent::{Accepted, Event, Phase};
 use trueup_schema::status::Outcome;
-use trueup_schema::wire::{ConfirmBy, FORMAT, Intent, MAX_DOCUMENT, OfferReply, Order, Signed};
+use trueup_schema::wire::{
+    AttemptState, ConfirmBy, FORMAT, Intent, MAX_DOCUMENT, OfferReply, Order, Signed,
+};
 use trueup_schema::{StorePath, Timestamp};
 
 use crate::changes::Changes;
@@ -45,6 +47,12 @@ fn refused(reason: &str, message: String) -> OfferReply {
 
 /// Reads one line, bounded before it is parsed.
 pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
+    let missing = || AgentError::Request("nothing was sent".to_owned());
+    read_if_any(input)?.ok_or_else(missing)
+}
+
+/// The same; `None`: the other side went away without a word.
+fn read_if_any(input: impl BufRead) -> Result<Option<Envelope>, AgentError> {
     let limit = 2 * MAX_DOCUMENT as u64;
     let mut line = String::new();
     let mut input = input.take(limit);
@@ -54,23 +62,44 @@ pub fn read_envelope(input: impl BufRead) -> Result<Envelope, AgentError> {
     if !line.ends_with('\n') && line.len() as u64 >= limit {
         return Err(AgentError::Request(format!("more than {limit} bytes")));
     }
-    serde_json::from_str(&line).map_err(|e| AgentError::Request(e.to_string()))
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let read = serde_json::from_str(&line);
+    read.map(Some)
+        .map_err(|e| AgentError::Request(e.to_string()))
 }
 
 /// The verb `want`: which of these paths are missing? Asked while the hub still builds them. Their links are made, as
 /// for an offer that needs them: before the copy, so that no garbage collection comes between.
 pub fn want(words: &[String]) -> Result<Vec<StorePath>, AgentError> {
     let paths: Result<Vec<StorePath>, _> = words.iter().map(|w| w.parse()).collect();
-    let paths = paths.map_err(|_| AgentError::Usage("want STORE-PATH…".to_owned()))?;
+    let paths = paths.map_err(|_| AgentError::Usage("want [--stay] STORE-PATH…".to_owned()))?;
     let lacking = store::missing(&paths)?;
     root(&lacking)?;
     Ok(lacking)
 }
 
+/// The verb `want --stay`: the answer, and then an offer over the same session, followed, if one comes. One session less
+/// for a delivery, and the copy may go on meanwhile.
+pub fn want_and_stay(
+    layout: &Layout,
+    words: &[String],
+    input: impl BufRead,
+    mut out: impl Write,
+) -> Result<(), AgentError> {
+    say(&mut out, &want(words)?)?;
+    let Some(envelope) = read_if_any(input)? else {
+        return Ok(());
+    };
+    contact::note(layout);
+    answer(layout, &envelope, true, out)
+}
+
 fn root(missing: &[StorePath]) -> Result<(), AgentError> {
     for path in missing {
         let at = Path::new(files::ROOTS).join(format!("wanted-{}", path.hash()));
-        files::link(Path::new(path.as_str()), &at)?;
+        files::root(Path::new(path.as_str()), &at)?;
     }
     Ok(())
 }
@@ -286,13 +315,17 @@ fn begin(layout: &Layout, intent: &Intent, needs: &[StorePath]) -> Result<(), Ag
     let roots = Path::new(files::ROOTS);
     for path in needs {
         let name = format!("candidate-{order}.{}", path.hash());
-        files::link(Path::new(path.as_str()), &roots.join(name))?;
+        files::root(Path::new(path.as_str()), &roots.join(name))?;
     }
     for entry in fs::read_dir(roots).into_iter().flatten().flatten() {
         // Asked for by an offer, and copied or forgotten since.
         if entry.file_name().to_string_lossy().starts_with("wanted-") {
             let _gone = fs::remove_file(entry.path());
         }
+    }
+    if roots.is_dir() {
+        // A host that is rebooted into it boots it from here.
+        files::sync_dir(roots)?;
     }
     start_unit(layout, order)
 }
@@ -302,7 +335,7 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
     let agent = crate::own_path()?;
     let agent = agent.to_string_lossy();
     if let Some(own) = crate::own_store_path() {
-        files::link(
+        files::root(
             Path::new(own.as_str()),
             &Path::new(files::ROOTS).join(format!("agent-{order}")),
         )?;
@@ -329,11 +362,34 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// A `Report` line at each change of state until the attempt ended.
-pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), AgentError> {
+/// The verb `offer`: the answer, and if it is to be followed what becomes of it.
+pub fn answer(
+    layout: &Layout,
+    envelope: &Envelope,
+    is_followed: bool,
+    mut out: impl Write,
+) -> Result<(), AgentError> {
+    let reply = offer(layout, envelope)?;
+    say(&mut out, &reply)?;
+    match reply {
+        // Who is told that it has begun knows that it is activating.
+        OfferReply::Begun { order } if is_followed => {
+            let told = (AttemptState::Activating, Vec::new());
+            follow(layout, order, Some(told), out)
+        }
+        OfferReply::Busy { order } if is_followed => follow(layout, order, None, out),
+        _ => Ok(()),
+    }
+}
+
+/// A `Report` line at each change of state, from what was `told` on, until the attempt ended.
+pub fn follow(
+    layout: &Layout,
+    order: Order,
+    mut told: Option<(AttemptState, Vec<String>)>,
+    mut out: impl Write,
+) -> Result<(), AgentError> {
     let begun = Instant::now();
-    let mut told = None;
-    let mut units = None;
     let changes = Changes::of(&layout.root.join("journal"));
     while begun.elapsed() < FOLLOW_LIMIT {
         let read = journal::read(layout, order)?;
@@ -343,12 +399,7 @@ pub fn follow(layout: &Layout, order: Order, mut out: impl Write) -> Result<(), 
         let now = (report::state_of(state.phase), state.waiting_jobs.clone());
         let wanted = contact::is_wanted(layout, order);
         if told.as_ref() != Some(&now) || wanted {
-            // What fails meanwhile is judged by the attempt itself, and told at its end.
-            if wanted || state.phase == Phase::Ended {
-                units = None;
-            }
-            let units = units.get_or_insert_with(|| units::states().unwrap_or_default());
-            say(&mut out, &report::take_with(layout, units)?)?;
+            say(&mut out, &report::take_of_attempt(layout)?)?;
             told = Some(now);
         }
         if wanted {

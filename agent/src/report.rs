@@ -8,12 +8,11 @@ use trueup_core::agent::{Phase, State};
 use trueup_schema::Timestamp;
 use trueup_schema::wire::{
     Activation, AgentInfo, AttemptReport, AttemptState, BootReport, ComponentReport, FORMAT, Hold,
-    Identity, Intent, MODES_V1, OTHER_MANAGERS, Order, OtherManager, Report, Running, SECRETS_V1,
-    SYSTEM_V1, WITNESS_V1,
+    Identity, Intent, MODES_V1, Order, Report, Running, SECRETS_V1, SYSTEM_V1, WITNESS_V1,
 };
 
 use crate::files::{self, Layout};
-use crate::units::{self, Units};
+use crate::units::seen::{self, Seen};
 use crate::{
     AgentError, boot, component, deadman, hostkeys, journal, memory, preflight, reboot, resume,
     secrets, witness,
@@ -33,16 +32,22 @@ pub const UNDERSTANDS: [&str; 5] = [
 ];
 /// More differences are not told.
 const MAX_WARNINGS: usize = 16;
+/// So many numbers of reports are given without waiting for the disk.
+const AHEAD: u64 = 256;
 /// More host keys are not told.
 const MAX_HOST_KEYS: usize = 16;
 
 /// Takes a report.
 pub fn take(layout: &Layout) -> Result<Report, AgentError> {
-    take_with(layout, &units::states().unwrap_or_default())
+    take_with(layout, seen::look(layout))
 }
 
-/// Takes one of units that were looked at before: each look opens a connection to systemd, which costs it 2 ms.
-pub fn take_with(layout: &Layout, units: &Units) -> Result<Report, AgentError> {
+/// Takes one in the middle of an attempt, or at its end: of units it tells what the attempt itself saw of them last.
+pub fn take_of_attempt(layout: &Layout) -> Result<Report, AgentError> {
+    take_with(layout, seen::last(layout))
+}
+
+fn take_with(layout: &Layout, seen: Seen) -> Result<Report, AgentError> {
     let orders = journal::orders(layout);
     let mut warnings = Vec::new();
     let read = match orders.last() {
@@ -108,11 +113,11 @@ pub fn take_with(layout: &Layout, units: &Units) -> Result<Report, AgentError> {
             path: crate::own_store_path(),
             understands: UNDERSTANDS.iter().map(|s| (*s).to_owned()).collect(),
         },
-        running: running(units, loader, attempt.as_ref()),
+        running: running(seen.failed, loader, attempt.as_ref()),
         components: components(layout, intent.as_ref(), &secrets)?,
         attempt,
         watches: witness::report(layout),
-        other_managers: others(units),
+        other_managers: seen.managers,
         keys: Some(crate::trust::report(layout)),
         hold: hold(layout)?,
         warnings,
@@ -158,6 +163,7 @@ fn public_halves(private: &[PathBuf]) -> Vec<String> {
     halves.take(MAX_HOST_KEYS).collect()
 }
 
+/// Numbers only grow, also over a power cut: what is on the disk is above those that were given, and a boot begins there.
 fn next_sequence(layout: &Layout) -> Result<u64, AgentError> {
     let lock = layout.file("sequence.lock");
     let opened = OpenOptions::new()
@@ -167,13 +173,22 @@ fn next_sequence(layout: &Layout) -> Result<u64, AgentError> {
         .open(&lock);
     let file: File = opened.map_err(|source| files::FileError::Write { path: lock, source })?;
     let _best_effort = flock(&file, FlockOperation::LockExclusive);
-    let path = layout.file("sequence");
-    let next = files::read_json::<u64>(&path).ok().flatten().unwrap_or(0) + 1;
-    files::write_json(&path, &next)?;
+    let (path, note) = (layout.file("sequence"), layout.file("sequence-now"));
+    let (bound, boot) = (files::noted::<u64>(&path).unwrap_or(0), journal::boot_id());
+    let last = files::noted::<(String, u64)>(&note).filter(|(of, _)| *of == boot);
+    let next = last.map_or(bound, |(_, number)| number) + 1;
+    if next > bound {
+        files::write_json(&path, &(next + AHEAD - 1))?;
+    }
+    files::note(&note, &(boot, next))?;
     Ok(next)
 }
 
-fn running(units: &Units, loader: boot::BootDefault, attempt: Option<&AttemptReport>) -> Running {
+fn running(
+    failed_units: Vec<String>,
+    loader: boot::BootDefault,
+    attempt: Option<&AttemptReport>,
+) -> Running {
     let running = files::store_path(files::CURRENT);
     let profile = files::store_path(files::PROFILE);
     let top = profile
@@ -193,7 +208,7 @@ fn running(units: &Units, loader: boot::BootDefault, attempt: Option<&AttemptRep
         } else {
             Activation::Complete
         },
-        failed_units: units::failed(units),
+        failed_units,
     }
 }
 
@@ -242,21 +257,6 @@ fn components(
         }
     };
     Ok(memory.into_iter().map(report).collect())
-}
-
-fn others(units: &Units) -> Vec<OtherManager> {
-    OTHER_MANAGERS
-        .iter()
-        .filter(|(_, unit)| {
-            units
-                .get(*unit)
-                .is_some_and(|u| u.load == "loaded" && u.active != "inactive")
-        })
-        .map(|(name, unit)| OtherManager {
-            name: (*name).to_owned(),
-            evidence: format!("{unit} is active"),
-        })
-        .collect()
 }
 
 /// Where an attempt stands, as the controller needs it.
@@ -328,5 +328,35 @@ fn attempt(
             came_up: state.came_up,
         }),
         timeline,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_grow_also_over_a_boot_that_lost_the_last() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layout = Layout {
+            root: dir.path().to_owned(),
+        };
+        // As the agent before wrote it.
+        files::write_json(&layout.file("sequence"), &41_u64).expect("written");
+        let next = || next_sequence(&layout).expect("a number");
+        assert_eq!([next(), next(), next()], [42, 43, 44]);
+        let note = layout.file("sequence-now");
+        files::note(&note, &("another boot", 44_u64)).expect("noted");
+        let after = next();
+        assert!(after > 44, "{after}");
+        std::fs::write(&note, "").expect("damaged");
+        assert!(next() > after);
+        for _ in 0..2 * AHEAD {
+            next();
+        }
+        let bound: u64 = files::read_json(&layout.file("sequence"))
+            .expect("read")
+            .expect("there");
+        assert!(bound >= next());
     }
 }

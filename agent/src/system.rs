@@ -16,6 +16,7 @@ use crate::component::{Applied, Committed, Component, Context, Observed, Refusal
 use crate::exec;
 use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
+use crate::units::seen::Seen;
 use crate::units::{self, Units};
 use crate::{
     AgentError, boot, health, judge, lists, mend, network, orphans, preflight, profile, reboot,
@@ -149,11 +150,11 @@ impl SystemComponent {
     /// What was seen of units when the way back began: kept over a crash, since later looks show another thing.
     fn during(&self, ctx: &Context) -> Result<Units, AgentError> {
         let path = looked(ctx, DURING);
-        if let Some(seen) = files::read_json(&path)? {
+        if let Some(seen) = files::noted(&path) {
             return Ok(seen);
         }
         let seen = units::snapshot().unwrap_or_default();
-        files::write_json(&path, &seen)?;
+        files::note(&path, &seen)?;
         Ok(seen)
     }
 
@@ -227,10 +228,10 @@ impl Component for SystemComponent {
         let roots = Path::new(files::ROOTS);
         let running = fs::canonicalize(files::CURRENT).ok();
         if let Some(path) = &running {
-            files::link(path, &roots.join(format!("recorded-{order}")))?;
+            files::root(path, &roots.join(format!("recorded-{order}")))?;
         }
         if let Some(own) = crate::own_store_path() {
-            files::link(
+            files::root(
                 Path::new(own.as_str()),
                 &roots.join(format!("agent-{order}")),
             )?;
@@ -245,8 +246,16 @@ impl Component for SystemComponent {
         if into.by_reboot {
             into.fallback = reboot::fallback(&self.goal.closure);
         }
-        files::write_json(&looked(ctx, BEFORE), &units::snapshot()?)?;
-        files::write_json(&looked(ctx, NETWORK), &network::look())?;
+        let (before, links) = (units::snapshot()?, network::look());
+        let (units, network) = (looked(ctx, BEFORE), looked(ctx, NETWORK));
+        if into.by_reboot {
+            // Looked at after the boot.
+            files::write_json(&units, &before)?;
+            files::write_json(&network, &links)?;
+        } else {
+            files::note(&units, &before)?;
+            files::note(&network, &links)?;
+        }
         Ok(())
     }
 
@@ -314,6 +323,7 @@ impl Component for SystemComponent {
     fn judge(&mut self, ctx: &Context) -> Result<Option<Fault>, AgentError> {
         let before = recorded_units(ctx)?;
         let now = units::for_judging()?;
+        Seen::of(&now).keep(&ctx.layout);
         let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
         self.judged = Some(now);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
@@ -486,6 +496,7 @@ impl Component for SystemComponent {
         }
         let before = recorded_units(ctx)?;
         let now = units::snapshot()?;
+        Seen::of(&now).keep(&ctx.layout);
         found.differs.extend(mend::differences(&before, &now));
         if let Some(links) = files::read_json(&looked(ctx, NETWORK))? {
             found

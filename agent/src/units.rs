@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::exec::{self, ExecError};
 
 mod ask;
+pub mod seen;
 mod start;
 
 #[cfg(feature = "planted")]

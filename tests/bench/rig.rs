@@ -114,6 +114,8 @@ impl Rig {
     /// Waits until the machine has next to nothing to do: what a run leaves behind (sessions that end, units that are
     /// taken away) must not be paid for by the other side's.
     pub fn calm(&self) -> Result<()> {
+        // What runs before left to be written is nobody's of this run.
+        read(&mut command("sync"))?;
         let began = std::time::Instant::now();
         let mut before = cpu_times()?;
         while began.elapsed() < CALM_MAX {

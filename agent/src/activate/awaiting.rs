@@ -91,7 +91,7 @@ impl Run<'_> {
                 return Ok(Event::JudgedGood);
             }
             if !self.state().confirmed
-                && let Some(c) = files::read_json::<Confirmation>(&file)?
+                && let Some(c) = files::noted::<Confirmation>(&file)
             {
                 if Some(&c.nonce) == self.state().nonce.as_ref() {
                     return Ok(Event::Confirmed);

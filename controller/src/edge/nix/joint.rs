@@ -1,7 +1,8 @@
-//! Builds that are wanted at the same moment share one `nix build`: a commit that concerns ten hosts pays for one process
-//! and one look at the store. Each is answered for itself. Who can't be answered from what all were told is built alone.
+//! Builds that are wanted at the same moment share one `nix build`, and closures that are to be signed one `nix store sign`:
+//! a commit that concerns ten hosts pays for one process and one look at the store. Each is answered for itself. Who
+//! can't be answered from what all were told is built, or signed, alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,8 +18,10 @@ use super::{Nix, exec};
 
 /// Derivations of one process: its command line and what it holds in memory stay small.
 const GROUP_MAX: usize = 32;
-/// While others are being evaluated, so long is waited for them. Nobody waits for whom nobody expects.
-const GATHER: Duration = Duration::from_millis(40);
+/// While others are being evaluated, they are waited for, but no longer than this. Nobody waits for whom nobody expects.
+const GATHER: Duration = Duration::from_millis(100);
+/// How often it is looked whether they are still being evaluated.
+const LOOK: Duration = Duration::from_millis(5);
 /// Who comes while a group builds waits for its end, but no longer than this: it may take hours.
 const NEXT: Duration = Duration::from_millis(300);
 /// Closures whose signatures are remembered until they are asked for.
@@ -59,6 +62,16 @@ pub(super) async fn holding<T>(turn: Option<Turn>, work: impl Future<Output = T>
     }
 }
 
+/// A closure that waits to be signed.
+#[derive(Debug)]
+struct Unsigned {
+    closure: Vec<PathInfo>,
+    done: oneshot::Sender<Signed>,
+}
+
+/// Paths of a closure that nobody vouches for; it is signed if there are none. `None`: it is to be tried alone.
+type Signed = Option<Vec<StorePath>>;
+
 /// Who waits, and what was learnt of those that were built.
 #[derive(Debug, Default)]
 pub(super) struct Joint {
@@ -66,6 +79,9 @@ pub(super) struct Joint {
     /// Held by who gathers a group, and while it builds for a while.
     turn: Arc<tokio::sync::Mutex<()>>,
     known: Mutex<Vec<(StorePath, Vec<PathInfo>)>>,
+    unsigned: Mutex<Vec<Unsigned>>,
+    /// Held by who signs for all that wait.
+    signing: tokio::sync::Mutex<()>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -115,9 +131,7 @@ impl Nix {
             };
             // Who is woken together asks together.
             tokio::task::yield_now().await;
-            if self.evaluating.available_permits() < self.settings.evaluations.max(1) {
-                tokio::time::sleep(GATHER).await;
-            }
+            self.gather().await;
             let group = self.joint.group();
             match &group[..] {
                 [] => {
@@ -133,6 +147,21 @@ impl Nix {
                 // Who no longer listens needs no answer.
                 let _gone = waiter.done.send(verdict);
             }
+        }
+    }
+
+    /// Waits for those that are being evaluated.
+    async fn gather(&self) {
+        let all = self.settings.evaluations.max(1);
+        let until = tokio::time::Instant::now() + GATHER;
+        let mut expected = false;
+        while self.evaluating.available_permits() < all && tokio::time::Instant::now() < until {
+            expected = true;
+            tokio::time::sleep(LOOK).await;
+        }
+        if expected {
+            // From the end of an evaluation to here is a little way.
+            tokio::time::sleep(2 * LOOK).await;
         }
     }
 
@@ -176,6 +205,46 @@ impl Nix {
             Verdict::Failed(failed)
         } else {
             Verdict::Alone(None)
+        }
+    }
+
+    /// Signs it with all others that are to be signed now. Gives the paths that nobody vouches for.
+    pub(super) async fn sign_jointly(
+        &self,
+        closure: Vec<PathInfo>,
+    ) -> Result<Vec<StorePath>, String> {
+        let (done, mut told) = oneshot::channel();
+        let own = closure.clone();
+        locked(&self.joint.unsigned).push(Unsigned { closure, done });
+        let turn = self.joint.signing.lock().await;
+        // Who is woken together asks together.
+        tokio::task::yield_now().await;
+        let mut group = std::mem::take(&mut *locked(&self.joint.unsigned));
+        group.retain(|u| !u.done.is_closed());
+        if !group.is_empty() {
+            let mut all: BTreeMap<&StorePath, &PathInfo> = BTreeMap::new();
+            for info in group.iter().flat_map(|u| &u.closure) {
+                all.entry(&info.path).or_insert(info);
+            }
+            let union = all.into_values().cloned().collect();
+            let unknown = self.sign_all(union).await;
+            for Unsigned { closure, done } in group {
+                let of_it = |unknown: &Vec<StorePath>| {
+                    let theirs = unknown.iter();
+                    theirs
+                        .filter(|p| closure.iter().any(|i| i.path == **p))
+                        .cloned()
+                        .collect()
+                };
+                // Who no longer listens needs no answer.
+                let _gone = done.send(unknown.as_ref().ok().map(of_it));
+            }
+        }
+        drop(turn);
+        match told.try_recv().ok().flatten() {
+            Some(unknown) => Ok(unknown),
+            // Somebody else's path may be what failed.
+            None => self.sign_all(own).await,
         }
     }
 

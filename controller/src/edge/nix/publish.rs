@@ -88,14 +88,7 @@ impl Nix {
             Some(closure) => closure,
             None => self.closures(&[path]).await?,
         };
-        let mut unknown = Vec::new();
-        let keys = self.signing_keys();
-        let ours: Vec<&str> = keys.iter().filter_map(|(_, p)| p.as_deref()).collect();
-        for (file, _) in &keys {
-            unknown = self
-                .sign_with(file, &ours.join(" "), closure.clone())
-                .await?;
-        }
+        let unknown = self.sign_jointly(closure).await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -107,6 +100,19 @@ impl Nix {
             unknown.len(),
             named.join(" ")
         ))
+    }
+
+    /// Signs all of these that are ours to sign, with each of our keys; what nobody vouches for comes back.
+    pub(super) async fn sign_all(&self, closure: Vec<PathInfo>) -> Result<Vec<StorePath>, String> {
+        let mut unknown = Vec::new();
+        let keys = self.signing_keys();
+        let ours: Vec<&str> = keys.iter().filter_map(|(_, p)| p.as_deref()).collect();
+        for (file, _) in &keys {
+            unknown = self
+                .sign_with(file, &ours.join(" "), closure.clone())
+                .await?;
+        }
+        Ok(unknown)
     }
 
     /// Signs what of a closure is ours to sign and lacks this key's signature; what nobody vouches for comes back. `ours`:

@@ -13,6 +13,9 @@ const SSH_FAILED: i32 = 255;
 /// A shell, and sudo, when the program is not there.
 const NOT_FOUND: [i32; 2] = [127, 126];
 
+/// The agent, where it does not know a word: as it is, and behind a forced command.
+const NOT_KNOWN: [i32; 2] = [2, 77];
+
 /// What a shell, and sudo, say when the other end of `nix copy` is not there.
 const NO_NIX: [&str; 6] = [
     "nix-daemon: command not found",
@@ -28,6 +31,11 @@ pub fn lacks_program(exit: &Exit) -> bool {
     let text = exit.err_text();
     exit.code.is_some_and(|c| NOT_FOUND.contains(&c))
         || (exit.code == Some(1) && text.starts_with("sudo:") && text.contains("command not found"))
+}
+
+/// The host's own agent does not know these words: behind a forced command an older one than ours may answer.
+pub fn is_too_old(exit: &Exit) -> bool {
+    exit.code.is_some_and(|c| NOT_KNOWN.contains(&c))
 }
 
 fn last_line(text: &str) -> String {

@@ -4,8 +4,10 @@
 mod agent;
 mod config;
 mod fault;
+mod hosts;
 mod masters;
 mod probe;
+mod standing;
 mod way;
 
 use std::cell::RefCell;
@@ -15,16 +17,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use trueup_engine::ports::{Hosts, ReportStream, Target, TransportError, TransportFault};
-use trueup_schema::wire::{
-    AttemptState, Farewell, KeysReport, MAX_DOCUMENT, OfferReply, Order, Report, Signed,
-};
-use trueup_schema::{HostName, StorePath, System};
+use trueup_engine::ports::{Target, TransportError, TransportFault};
+use trueup_schema::wire::{KeysReport, MAX_DOCUMENT, Report, Signed};
+use trueup_schema::{HostName, System};
 
 use super::exec::{self, ExecSpec, Exit, Limits, Line};
 pub use config::Freshness;
@@ -33,19 +30,10 @@ pub use probe::Probe;
 
 /// An ordinary question to the agent. A login may take 25 s on a host whose logind is busy, and then succeed.
 const ASK_WALL: Duration = Duration::from_secs(60);
-/// Folders of attempts and links: little, but on a disk that may be slow.
-const LEAVE_WALL: Duration = Duration::from_secs(120);
 /// A closure over a slow line.
 const COPY_WALL: Duration = Duration::from_secs(3600);
 /// An activation is followed no longer than this; then reports are asked for at intervals.
 const FOLLOW_WALL: Duration = Duration::from_secs(7200);
-/// A new try to confirm begins this long after the one before, beside it.
-const CONFIRM_PAUSE: Duration = Duration::from_millis(1500);
-/// Tries to confirm that wait at once.
-const CONFIRM_TRIES: usize = 5;
-/// One of them: a login may take 25 s and then succeed. The host answers when it has committed; what takes longer is
-/// asked again by the next try, or observed.
-const TRY_WALL: Duration = Duration::from_secs(30);
 /// Reports that wait for the engine. One that finds no room is dropped: the next has all that it had.
 const REPORTS_WAITING: usize = 4096;
 
@@ -105,6 +93,16 @@ struct Inner {
     slow_exchange: tokio::sync::OnceCell<bool>,
     /// Who follows which host's activation: one session each.
     following: RefCell<BTreeMap<HostName, tokio::task::AbortHandle>>,
+    standing: Rc<standing::Standing>,
+}
+
+/// How a session began.
+#[derive(Debug)]
+enum Talk {
+    /// With a line, and goes on.
+    Answered(exec::Running, String),
+    /// It ended without a word.
+    Ended(Exit),
 }
 
 fn error(host: &HostName, fault: TransportFault, message: impl Into<String>) -> TransportError {
@@ -133,6 +131,7 @@ impl SshHosts {
             report,
             slow_exchange: tokio::sync::OnceCell::new(),
             following: RefCell::default(),
+            standing: Rc::default(),
         };
         Ok(Self {
             inner: Rc::new(inner),
@@ -250,6 +249,51 @@ impl Inner {
         }
     }
 
+    /// Starts the agent with these words, to read its lines; brings it first where it is not there. Without `line` it is told
+    /// later what it reads.
+    async fn converse(
+        &self,
+        target: &Target,
+        words: &[&str],
+        line: Option<&str>,
+    ) -> Result<Talk, TransportError> {
+        let failed =
+            |e: exec::ExecError| error(&target.host, TransportFault::Unreachable, e.to_string());
+        let mut brought = false;
+        loop {
+            let (settings, dir) = (&self.settings, &self.run_dir);
+            let program = self.agents.program(settings, dir, target).await?;
+            let mut remote = vec![program.as_str()];
+            remote.extend_from_slice(words);
+            let mut spec = self.spec(target, Freshness::Reuse, &remote)?;
+            spec.limits.wall = FOLLOW_WALL;
+            let running = match line {
+                Some(line) => {
+                    spec.stdin = line.as_bytes().to_vec();
+                    exec::stream(spec)
+                }
+                None => exec::converse(spec),
+            };
+            let mut running = running.map_err(failed)?;
+            let answer = tokio::time::timeout(ASK_WALL, first_out(&mut running)).await;
+            let Ok(answer) = answer else {
+                // A master that no longer answers must not hold up the next try.
+                self.masters.end(&self.route(target)?.socket).await;
+                return Err(silent(target));
+            };
+            if let Some(answer) = answer {
+                self.ways.answered(&self.run_dir, target);
+                return Ok(Talk::Answered(running, answer));
+            }
+            let exit = running.finish().await.map_err(failed)?;
+            if !fault::lacks_program(&exit) || brought {
+                return Ok(Talk::Ended(exit));
+            }
+            self.bring_agent(target).await?;
+            brought = true;
+        }
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         target: &Target,
@@ -342,159 +386,9 @@ fn first_line<T: DeserializeOwned>(target: &Target, text: &str) -> Result<T, Tra
     })
 }
 
-#[async_trait(?Send)]
-impl Hosts for SshHosts {
-    async fn prepare(
-        &self,
-        target: &Target,
-        paths: &[StorePath],
-    ) -> Result<Vec<StorePath>, TransportError> {
-        let target = &self.inner.way(target).await;
-        let mut words = vec!["want"];
-        words.extend(paths.iter().map(StorePath::as_str));
-        self.inner
-            .ask(target, Freshness::Reuse, &words, ASK_WALL)
-            .await
-    }
-
-    async fn offer(&self, target: &Target, intent: &Signed) -> Result<OfferReply, TransportError> {
-        let pin = self.inner.settings.book.as_ref().map(|b| b.pin());
-        let pin = pin.unwrap_or_else(|| self.inner.settings.pin.clone());
-        let envelope = serde_json::json!({ "signed": intent, "pin": pin });
-        let line = format!("{envelope}\n");
-        let target = &self.inner.way(target).await;
-        let mut brought = false;
-        loop {
-            let (settings, dir) = (&self.inner.settings, &self.inner.run_dir);
-            let program = self.inner.agents.program(settings, dir, target).await?;
-            let mut spec =
-                self.inner
-                    .spec(target, Freshness::Reuse, &[&program, "offer", "--follow"])?;
-            spec.stdin = line.clone().into_bytes();
-            spec.limits.wall = FOLLOW_WALL;
-            let failed = |e: exec::ExecError| {
-                error(&target.host, TransportFault::Unreachable, e.to_string())
-            };
-            let mut running = exec::stream(spec).map_err(failed)?;
-            let answer = tokio::time::timeout(ASK_WALL, first_out(&mut running)).await;
-            let answer = answer.map_err(|_| {
-                error(
-                    &target.host,
-                    TransportFault::Unreachable,
-                    "it did not answer an offer within 60 s",
-                )
-            })?;
-            let Some(answer) = answer else {
-                let exit = running.finish().await.map_err(failed)?;
-                if fault::lacks_program(&exit) && !brought {
-                    self.inner.bring_agent(target).await?;
-                    brought = true;
-                    continue;
-                }
-                return Err(fault::of(target, &exit));
-            };
-            let reply: OfferReply = first_line(target, &answer)?;
-            self.inner.ways.answered(&self.inner.run_dir, target);
-            if matches!(reply, OfferReply::Begun { .. } | OfferReply::Busy { .. }) {
-                let session = follow(self.inner.report.clone(), target.host.clone(), running);
-                let mut following = self.inner.following.borrow_mut();
-                if let Some(older) = following.insert(target.host.clone(), session) {
-                    older.abort();
-                }
-            }
-            return Ok(reply);
-        }
-    }
-
-    async fn copy(&self, target: &Target, paths: &[StorePath]) -> Result<(), TransportError> {
-        let paths: Vec<&str> = paths.iter().map(StorePath::as_str).collect();
-        let target = self.inner.way(target).await;
-        self.inner.copy(&target, &paths).await
-    }
-
-    async fn confirm(
-        &self,
-        target: &Target,
-        order: Order,
-        nonce: &str,
-        within_secs: u64,
-    ) -> Result<Report, TransportError> {
-        let slow = &self.inner.slow_exchange;
-        slow.get_or_init(|| self.inner.ask_exchanges()).await;
-        let order = order.to_string();
-        let words = ["confirm", "--order", &order, "--nonce", nonce];
-        let until = tokio::time::Instant::now() + Duration::from_secs(within_secs);
-        let mut tries = FuturesUnordered::new();
-        let mut last = error(
-            &target.host,
-            TransportFault::Unreachable,
-            "no new connection came about",
-        );
-        loop {
-            if tries.len() < CONFIRM_TRIES && tokio::time::Instant::now() < until {
-                tries.push(
-                    self.inner
-                        .ask::<Report>(target, Freshness::New, &words, TRY_WALL),
-                );
-            } else if tries.is_empty() {
-                return Err(last);
-            }
-            let pause = tokio::time::sleep(CONFIRM_PAUSE);
-            tokio::pin!(pause);
-            tokio::select! {
-                Some(done) = tries.next() => match done {
-                    Ok(report) => return Ok(report),
-                    Err(e) => {
-                        last = e;
-                        pause.await; // what fails at once must not be asked in a tight loop
-                    }
-                },
-                () = &mut pause => {}
-            }
-        }
-    }
-
-    async fn witness(&self, witness: &Target, watch: &Signed) -> Result<(), TransportError> {
-        let target = self.inner.way(witness).await;
-        let line = format!("{}\n", serde_json::json!({ "signed": watch, "pin": null }));
-        let exit = self
-            .inner
-            .agent(
-                &target,
-                Freshness::Reuse,
-                &["witness"],
-                line.as_bytes(),
-                ASK_WALL,
-            )
-            .await?;
-        if exit.ok() {
-            return Ok(());
-        }
-        Err(fault::of(&target, &exit))
-    }
-
-    async fn leave(&self, target: &Target) -> Result<Farewell, TransportError> {
-        let target = self.inner.way(target).await;
-        self.inner
-            .ask(&target, Freshness::Reuse, &["leave"], LEAVE_WALL)
-            .await
-    }
-
-    async fn observe(&self, target: &Target) -> Result<Report, TransportError> {
-        let target = self.inner.way(target).await;
-        let report: Report = self
-            .inner
-            .ask(&target, Freshness::Reuse, &["report"], ASK_WALL)
-            .await?;
-        Ok(self.inner.tell_keys(&target, report).await)
-    }
-
-    fn reports(&self) -> ReportStream {
-        match self.reports.borrow_mut().take() {
-            Some(mut from) => futures::stream::poll_fn(move |cx| from.poll_recv(cx)).boxed_local(),
-            None => futures::stream::empty().boxed_local(),
-        }
-    }
+fn silent(target: &Target) -> TransportError {
+    let what = format!("it did not answer within {} s", ASK_WALL.as_secs());
+    error(&target.host, TransportFault::Unreachable, what)
 }
 
 async fn first_out(running: &mut exec::Running) -> Option<String> {
@@ -504,34 +398,4 @@ async fn first_out(running: &mut exec::Running) -> Option<String> {
         }
     }
     None
-}
-
-/// Passes on what the host says until the attempt ends or the connection does.
-fn follow(
-    to: mpsc::Sender<(HostName, Report)>,
-    host: HostName,
-    mut running: exec::Running,
-) -> tokio::task::AbortHandle {
-    exec::beside(async move {
-        while let Some(line) = first_out(&mut running).await {
-            if line.len() > MAX_DOCUMENT {
-                continue;
-            }
-            match serde_json::from_str::<Report>(&line) {
-                Ok(report) => {
-                    let ended = report
-                        .attempt
-                        .as_ref()
-                        .is_none_or(|a| a.state == AttemptState::Ended);
-                    if to.try_send((host.clone(), report)).is_err() {
-                        tracing::warn!(%host, "a report found no room; the next one has all that it had");
-                    }
-                    if ended {
-                        break;
-                    }
-                }
-                Err(e) => tracing::warn!(%host, "a line of its agent is not understood: {e}"),
-            }
-        }
-    })
 }

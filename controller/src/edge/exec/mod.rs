@@ -1,7 +1,9 @@
 //! The only place that starts a program: no shell, a cleared environment, bounded output, a wall limit, and the whole
 //! process group killed when any of it is exceeded or the caller loses interest. It knows nothing of what it runs.
 
-use std::collections::{BTreeMap, VecDeque};
+mod stream;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -9,19 +11,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
-};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// A line is cut here: a program that prints without newlines must not fill our memory.
-pub const MAX_LINE: usize = 1 << 20;
-/// Lines that wait to be read; then the program has to wait.
-const LINES_WAITING: usize = 256;
-/// Standard error of a streaming program, kept for its error message.
-const ERR_TAIL_LINES: usize = 40;
+pub use stream::{Line, MAX_LINE, Running, converse, stream};
+
 /// After the program ended, a daemon that it left may hold its pipes open: not longer than this.
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 /// Between `TERM` and `KILL`.
@@ -185,15 +180,6 @@ impl Exit {
     pub fn out_text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim().to_owned()
     }
-}
-
-/// A line of a running program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
-    /// Of standard output.
-    Out(String),
-    /// Of standard error.
-    Err(String),
 }
 
 /// Kills the process group when dropped, so that no path out of here leaves a program behind.
@@ -408,115 +394,6 @@ fn sample(pid: u32) -> Usage {
     Usage {
         peak_rss: kib.unwrap_or_default() * 1024,
         user_ms: ticks.unwrap_or_default() * MS_PER_TICK,
-    }
-}
-
-/// A program whose lines are read while it runs. Dropping it kills the program.
-#[derive(Debug)]
-pub struct Running {
-    lines: mpsc::Receiver<Line>,
-    end: tokio::task::JoinHandle<Result<Exit, ExecError>>,
-    /// Dropped with us, which the supervisor sees.
-    _alive: mpsc::Sender<()>,
-}
-
-/// Starts a program to read its lines one by one.
-pub fn stream(spec: ExecSpec) -> Result<Running, ExecError> {
-    let (mut child, group) = start(&spec)?;
-    let (tx, lines) = mpsc::channel(LINES_WAITING);
-    let (alive, mut dropped) = mpsc::channel::<()>(1);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    feed(&mut child, spec.stdin.clone());
-    let end = tokio::spawn(async move {
-        let errors = tx.clone();
-        let out = tokio::spawn(async move { read_lines(out, tx, Line::Out).await });
-        let err = tokio::spawn(async move { read_lines(err, errors, Line::Err).await });
-        let gone = async move {
-            dropped.recv().await;
-        };
-        let ended = supervise(&spec, &mut child, &group, gone).await;
-        group.signal(Signal::KILL);
-        let finish = async { (out.await, err.await) };
-        let tail = match timeout(PIPE_GRACE, finish).await {
-            Ok((_, Ok(tail))) => tail.join("\n").into_bytes(),
-            _ => Vec::new(),
-        };
-        let (status, usage) = ended?;
-        Ok(Exit {
-            code: status.code(),
-            signal: status.signal(),
-            stderr: tail,
-            usage,
-            ..Exit::default()
-        })
-    });
-    Ok(Running {
-        lines,
-        end,
-        _alive: alive,
-    })
-}
-
-async fn read_lines(
-    pipe: Option<impl AsyncRead + Unpin>,
-    to: mpsc::Sender<Line>,
-    wrap: fn(String) -> Line,
-) -> Tail {
-    let mut kept = Tail::default();
-    let Some(pipe) = pipe else { return kept };
-    let mut pipe = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut pipe)
-            .take(MAX_LINE as u64)
-            .read_until(b'\n', &mut line)
-            .await
-        {
-            Ok(0) | Err(_) => return kept,
-            Ok(_) => {}
-        }
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        kept.push(&text);
-        // Nobody listens any more: go on reading, so that the program does not hang on a full pipe.
-        let _unheard = to.send(wrap(text)).await;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tail(VecDeque<String>);
-
-impl Tail {
-    fn push(&mut self, line: &str) {
-        if self.0.len() == ERR_TAIL_LINES {
-            self.0.pop_front();
-        }
-        self.0.push_back(line.chars().take(2000).collect());
-    }
-    fn join(&self, by: &str) -> String {
-        self.0
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(by)
-    }
-}
-
-impl Running {
-    /// The next line; `None`: both outputs ended.
-    pub async fn next(&mut self) -> Option<Line> {
-        self.lines.recv().await
-    }
-    /// Waits for the end; lines that come until then are dropped.
-    pub async fn finish(mut self) -> Result<Exit, ExecError> {
-        while self.lines.recv().await.is_some() {}
-        match self.end.await {
-            Ok(exit) => exit,
-            Err(e) => Err(ExecError::Wait {
-                program: "a program".to_owned(),
-                source: std::io::Error::other(e),
-            }),
-        }
     }
 }
 
