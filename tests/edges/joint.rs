@@ -8,7 +8,7 @@ use trueup_engine::ports::{BuildUpdate, Builder as _, Publisher as _};
 use trueup_schema::ErrorClass;
 
 use crate::local;
-use crate::rig::{Dir, SHARED, done, evaluated, nix_with, want};
+use crate::rig::{Dir, FLAKE, SHARED, done, evaluated, must_nix, nix_with, want};
 
 /// A `nix` that notes what it is asked.
 fn noting(dir: &Path) -> std::path::PathBuf {
@@ -124,5 +124,68 @@ fn who_is_left_by_the_one_that_built_for_all_is_built_alone() {
         drop(leads);
         let last = waits.collect::<Vec<_>>().await.pop();
         assert!(matches!(last, Some(BuildUpdate::Done(Ok(_)))), "{last:?}");
+    });
+}
+
+#[test]
+fn closures_that_are_signed_together_share_a_process_and_what_nobody_vouches_for_is_told_to_whom_it_concerns()
+ {
+    let dir = Dir::new();
+    let program = noting(dir.path());
+    let Some(nix) = nix_with(dir.path(), |s| s.program = program) else {
+        return;
+    };
+    let tree = dir.tree("flake.nix", SHARED);
+    local(async {
+        let names = ["a", "b"];
+        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
+        let goals = names.map(|n| found[n].as_ref().unwrap());
+        futures::future::join_all(goals.map(|e| done(&nix, e, "r"))).await;
+        // Put into the store by somebody else, unsigned.
+        let elsewhere = nix_with(dir.path(), |s| {
+            s.store = Some(dir.path().join("elsewhere").to_str().unwrap().to_owned());
+            s.state = dir.path().join("their-state");
+        })
+        .unwrap();
+        let odd = evaluated(
+            &elsewhere,
+            &dir.tree("flake.nix", FLAKE),
+            vec![want("good")],
+        )
+        .await;
+        let odd = odd["good"].as_ref().unwrap();
+        assert!(matches!(
+            done(&elsewhere, odd, "r").await,
+            BuildUpdate::Done(Ok(_))
+        ));
+        let from = dir.path().join("elsewhere");
+        let to = dir.path().join("store");
+        let args = [
+            "copy",
+            "--no-check-sigs",
+            "--from",
+            from.to_str().unwrap(),
+            "--to",
+        ];
+        must_nix(&args, &[to.to_str().unwrap(), odd.out.as_str()]).await;
+
+        let [a, b] = goals.map(|e| nix.sign(&e.out));
+        let (a, b, odd_told) = futures::future::join3(a, b, nix.sign(&odd.out)).await;
+        a.unwrap();
+        b.unwrap();
+        let told = odd_told.unwrap_err().to_string();
+        assert!(told.contains(odd.out.as_str()), "{told}");
+        let signs = |dir: &Path| {
+            let all = std::fs::read_to_string(dir.join("asked")).unwrap();
+            all.lines()
+                .filter(|l| l.starts_with("store store sign"))
+                .count()
+        };
+        assert_eq!(signs(dir.path()), 1);
+        let signers = nix.signers(&goals.map(|e| e.out.clone())).await;
+        assert!(
+            goals.iter().all(|e| signers[&e.out] == ["test-1"]),
+            "{signers:?}"
+        );
     });
 }

@@ -13,6 +13,7 @@ mod nixos;
 mod publish;
 mod remote;
 mod rig;
+mod sessions;
 mod sigv4;
 mod source;
 mod tls;
