@@ -78,7 +78,7 @@ fn deliveries(stay: &str) -> [Vec<String>; 2] {
         let mut all = [Vec::new(), Vec::new()];
         for words in &mut all {
             let lacks = hosts.prepare(&target, std::slice::from_ref(&closure)).await;
-            assert_eq!(lacks.unwrap(), [closure.clone()]);
+            assert_eq!(lacks.unwrap(), std::slice::from_ref(&closure));
             let reply = hosts.offer(&target, &intent).await.unwrap();
             assert_eq!(reply, OfferReply::Already { order: ORDER });
             *words = asked(dir.path());

@@ -150,18 +150,20 @@ impl Nix {
         }
     }
 
-    /// Waits for those that are being evaluated.
+    /// Waits for those that are being evaluated, or come one after the other.
     async fn gather(&self) {
         let all = self.settings.evaluations.max(1);
+        let evaluating = || self.evaluating.available_permits() < all;
+        let waiting = || locked(&self.joint.waiting).len();
         let until = tokio::time::Instant::now() + GATHER;
-        let mut expected = false;
-        while self.evaluating.available_permits() < all && tokio::time::Instant::now() < until {
-            expected = true;
+        let mut seen = waiting();
+        // From the end of an evaluation to here is a little way: who comes with others comes within a look.
+        let mut goes_on = seen > 1 || evaluating();
+        while goes_on && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK).await;
-        }
-        if expected {
-            // From the end of an evaluation to here is a little way.
-            tokio::time::sleep(2 * LOOK).await;
+            let now = waiting();
+            goes_on = now != seen || evaluating();
+            seen = now;
         }
     }
 
