@@ -18,10 +18,11 @@ use super::{Nix, exec};
 
 /// Derivations of one process: its command line and what it holds in memory stay small.
 const GROUP_MAX: usize = 32;
-/// While others are being evaluated, they are waited for, but no longer than this. Nobody waits for whom nobody expects.
-const GATHER: Duration = Duration::from_millis(100);
-/// How often it is looked whether they are still being evaluated.
-const LOOK: Duration = Duration::from_millis(5);
+/// While others are being evaluated, or come one after the other, they are waited for, but no longer than this. Nobody
+/// waits for whom nobody expects.
+const GATHER: Duration = Duration::from_millis(150);
+/// Who comes with others comes within this: to each belongs a login that begins at the same time.
+const LOOK: Duration = Duration::from_millis(25);
 /// Who comes while a group builds waits for its end, but no longer than this: it may take hours.
 const NEXT: Duration = Duration::from_millis(300);
 /// Closures whose signatures are remembered until they are asked for.
@@ -157,7 +158,6 @@ impl Nix {
         let waiting = || locked(&self.joint.waiting).len();
         let until = tokio::time::Instant::now() + GATHER;
         let mut seen = waiting();
-        // From the end of an evaluation to here is a little way: who comes with others comes within a look.
         let mut goes_on = seen > 1 || evaluating();
         while goes_on && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK).await;
