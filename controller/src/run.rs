@@ -180,7 +180,8 @@ fn engine_settings(
     trueup_engine::Settings {
         fence,
         poll_interval: settings.repository.interval,
-        max_builds: settings.limits.builds as usize,
+        // Of derivations; of processes the edge holds the limit itself.
+        max_builds: settings.limits.builds as usize * crate::edge::nix::GROUP_MAX,
         released_roots: settings.limits.released_roots,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine_id: machine_id(),
@@ -223,6 +224,7 @@ pub(crate) fn nix_settings(settings: &Settings, signing_key: PathBuf) -> NixSett
         evaluation_memory: settings.limits.evaluation_memory_mib << 20,
         evaluation_wall: settings.limits.evaluation_timeout,
         evaluations: settings.limits.evaluations as usize,
+        builds: settings.limits.builds as usize,
         evaluation_store_max: crate::edge::nix::EVALUATION_STORE_MAX,
         build_silence: settings.limits.build_silence,
         signing_key,

@@ -62,6 +62,7 @@ pub fn settings(dir: &Path, env: BTreeMap<String, std::ffi::OsString>) -> NixSet
         evaluation_memory: 2 << 30,
         evaluation_wall: Duration::from_secs(60),
         evaluations: 2,
+        builds: 8,
         evaluation_store_max: 0,
         build_silence: Duration::from_secs(60),
         ring: trueup::edge::nix::SigningRing::default(),

@@ -62,6 +62,7 @@ pub fn nix(fragment: &Fragment, store: Option<String>, scratch: &Path) -> Nix {
             .evaluation_timeout
             .map_or(defaults.evaluation_timeout, |d| d.get()),
         evaluations: limits.evaluations.unwrap_or(defaults.evaluations) as usize,
+        builds: limits.builds.unwrap_or(defaults.builds) as usize,
         evaluation_store_max: u64::MAX,
         build_silence: limits
             .build_silence

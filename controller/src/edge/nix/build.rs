@@ -238,6 +238,7 @@ impl Nix {
             config.push_str(&format!("\nextra-secret-key-files = {}\n", keys.join(" ")));
         }
         spec.env.insert("NIX_CONFIG".to_owned(), config.into());
+        let _permit = self.building.acquire().await;
         let mut running = exec::stream(spec).map_err(|e| e.to_string())?;
         let records = self.settings.state.join(built::FOLDER);
         built::tidy(&records, std::time::SystemTime::now());

@@ -17,7 +17,7 @@ use super::log::BuildLog;
 use super::{Nix, exec};
 
 /// Derivations of one process: its command line and what it holds in memory stay small.
-const GROUP_MAX: usize = 32;
+pub const GROUP_MAX: usize = 32;
 /// While others are being evaluated, or come one after the other, they are waited for, but no longer than this. Nobody
 /// waits for whom nobody expects.
 const GATHER: Duration = Duration::from_millis(150);

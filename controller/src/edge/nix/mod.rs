@@ -28,6 +28,7 @@ use std::time::Duration;
 
 pub(crate) use collect::STORE_MAX as EVALUATION_STORE_MAX;
 pub use inspect::Derivation;
+pub use joint::GROUP_MAX;
 pub use log::find as find_logs;
 pub use outputs::{Asked, NAMES_MAX, Output};
 
@@ -57,6 +58,8 @@ pub struct NixSettings {
     pub evaluation_wall: Duration,
     /// Evaluating processes at the same time.
     pub evaluations: usize,
+    /// Processes that build at the same time, each at most [`GROUP_MAX`] derivations.
+    pub builds: usize,
     /// Bytes above which the store of evaluations for a hub elsewhere is collected.
     pub evaluation_store_max: u64,
     /// A build that says nothing for so long is ended.
@@ -75,6 +78,7 @@ pub type SigningRing = Arc<std::sync::RwLock<Vec<(PathBuf, String)>>>;
 pub struct Nix {
     settings: Arc<NixSettings>,
     evaluating: Arc<tokio::sync::Semaphore>,
+    building: Arc<tokio::sync::Semaphore>,
     /// As Nix tells it; empty where nobody asked.
     version: String,
     /// The hub, where it is another machine.
@@ -98,6 +102,7 @@ impl Nix {
     #[must_use]
     pub fn new(settings: NixSettings) -> Self {
         Self {
+            building: Arc::new(tokio::sync::Semaphore::new(settings.builds.max(1))),
             evaluating: Arc::new(tokio::sync::Semaphore::new(settings.evaluations.max(1))),
             hub: settings.store.as_deref().and_then(hub::Hub::parse),
             settings: Arc::new(settings),
