@@ -105,7 +105,36 @@ fn a_build_without_end_holds_up_none_that_is_wanted_later() {
 }
 
 #[test]
-fn who_is_left_by_the_one_that_built_for_all_is_built_alone() {
+fn a_build_without_end_holds_up_none_that_is_wanted_with_it() {
+    let dir = Dir::new();
+    let program = noting(dir.path());
+    let Some(nix) = nix_with(dir.path(), |s| {
+        s.program = program;
+        s.build_silence = std::time::Duration::from_secs(3600);
+        s.config.push_str("\nmax-jobs = 3\n");
+    }) else {
+        return;
+    };
+    let tree = dir.tree("flake.nix", SHARED);
+    local(async {
+        let names = ["a", "b", "e"];
+        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
+        let [a, b, e] = names.map(|n| found[n].as_ref().unwrap());
+        let mut endless = nix.build(&e.drv, &e.out, "r");
+        let both = futures::future::join(done(&nix, a, "r"), done(&nix, b, "r"));
+        let both = tokio::select! {
+            both = both => both,
+            () = async { while endless.next().await.is_some() {} } => panic!("it ended"),
+        };
+        assert_eq!(asked(dir.path(), "build"), 1, "they were one group");
+        for end in [both.0, both.1] {
+            assert!(matches!(end, BuildUpdate::Done(Ok(_))), "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn who_is_left_by_the_one_that_began_for_all_is_built_all_the_same() {
     let dir = Dir::new();
     let Some(nix) = nix_with(dir.path(), |_| {}) else {
         return;

@@ -58,7 +58,15 @@ impl Builder for Nix {
         let work = futures::stream::once(work).filter_map(|()| async { None });
         let updates =
             futures::stream::unfold(rx, |mut rx| async { rx.recv().await.map(|u| (u, rx)) });
-        futures::stream::select(work, updates).boxed_local()
+        let all = futures::stream::select(work, updates).boxed_local();
+        // Its end is the end, whoever else of its group is still told of progress.
+        futures::stream::unfold(Some(all), |all| async {
+            let mut all = all?;
+            let update = all.next().await?;
+            let goes_on = !matches!(update, BuildUpdate::Done(_));
+            Some((update, goes_on.then_some(all)))
+        })
+        .boxed_local()
     }
 
     async fn is_valid(&self, path: &StorePath) -> bool {

@@ -1,6 +1,6 @@
 //! What Nix knows of store paths, by `nix path-info --json`: pure, and of every form that Nix has printed it in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use trueup_schema::StorePath;
@@ -60,6 +60,27 @@ pub(super) fn parse(json: &[u8]) -> Result<Vec<PathInfo>, String> {
     }
 }
 
+/// Those that are valid, of what `nix path-info --json` says of some: others are told as such, or not at all.
+pub(super) fn valid(json: &[u8]) -> BTreeSet<StorePath> {
+    let Ok(all) = serde_json::from_slice::<Value>(json) else {
+        return BTreeSet::new();
+    };
+    let is_valid = |v: &Value| !v.is_null() && v["valid"].as_bool() != Some(false);
+    let path = |name: &str| full_name(name).parse().ok();
+    let all = all.get("info").filter(|i| i.is_object()).unwrap_or(&all);
+    match all {
+        Value::Object(map) => map
+            .iter()
+            .filter_map(|(name, v)| path(name).filter(|_| is_valid(v)))
+            .collect(),
+        Value::Array(list) => list
+            .iter()
+            .filter_map(|v| path(v["path"].as_str()?).filter(|_| is_valid(v)))
+            .collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
 /// Those of `all` that `top` needs, itself included. `None`: not all of them are there.
 pub(super) fn closure(all: &[PathInfo], top: &StorePath) -> Option<Vec<PathInfo>> {
     let by_name: BTreeMap<&str, &PathInfo> = all.iter().map(|i| (i.path.as_str(), i)).collect();
@@ -115,7 +136,7 @@ mod tests {
                 fields(r#"{"keyName":"k-1","sig":"AA=="}"#)
             ),
         ];
-        for text in texts {
+        for text in &texts {
             let all = parse(text.as_bytes()).unwrap();
             let wanted = PathInfo {
                 path: PATH.parse().unwrap(),
@@ -126,6 +147,20 @@ mod tests {
                 signers: vec!["k-1".to_owned()],
             };
             assert_eq!(all, [wanted], "{text}");
+        }
+        for text in &texts {
+            assert_eq!(
+                valid(text.as_bytes()),
+                BTreeSet::from([PATH.parse().unwrap()])
+            );
+        }
+        for other in [
+            format!(r#"{{"{PATH}":null}}"#),
+            format!(r#"[{{"path":"{PATH}","valid":false}}]"#),
+            format!(r#"{{"version":2,"info":{{"{base}":null}}}}"#),
+            "no JSON".to_owned(),
+        ] {
+            assert_eq!(valid(other.as_bytes()), BTreeSet::new(), "{other}");
         }
         assert!(parse(format!(r#"{{"{PATH}":null}}"#).as_bytes()).is_err());
         assert!(parse(br#"{"/etc/passwd":{}}"#).is_err());

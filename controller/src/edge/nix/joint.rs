@@ -3,6 +3,7 @@
 //! can't be answered from what all were told is built, or signed, alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(150);
 const LOOK: Duration = Duration::from_millis(25);
 /// Who comes while a group builds waits for its end, but no longer than this: it may take hours.
 const NEXT: Duration = Duration::from_millis(300);
+/// While a group builds, it is asked which closures are there: after this time, then after twice, at most so long.
+const EARLY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 /// Closures whose signatures are remembered until they are asked for.
 const KNOWN_MAX: usize = 256;
 
@@ -35,6 +38,19 @@ struct Waiter {
     out: StorePath,
     updates: mpsc::Sender<BuildUpdate>,
     done: oneshot::Sender<Verdict>,
+}
+
+impl Waiter {
+    fn tell(self, verdict: Verdict) {
+        // Who no longer listens needs no answer.
+        let _gone = self.done.send(verdict);
+    }
+    fn built(self) {
+        self.tell(Verdict::Built);
+    }
+    fn alone(self) {
+        self.tell(Verdict::Alone(None));
+    }
 }
 
 /// What became of one of a group.
@@ -108,8 +124,7 @@ impl Joint {
 }
 
 impl Nix {
-    /// Builds it with all others that are wanted now. Whoever's turn it is drives the process for the group; if that one
-    /// is dropped, each of the others is built alone.
+    /// Builds it with all others that are wanted now. Whoever's turn it is begins the process for the group.
     pub(super) async fn build_jointly(
         &self,
         drv: &DrvPath,
@@ -143,11 +158,9 @@ impl Nix {
                 [one] if one.drv == *drv => return Verdict::Alone(Some(turn)),
                 _ => {}
             }
-            let verdicts = holding(Some(turn), self.build_group(&group, logs)).await;
-            for (waiter, verdict) in group.into_iter().zip(verdicts) {
-                // Who no longer listens needs no answer.
-                let _gone = waiter.done.send(verdict);
-            }
+            // Beside us: whoever drove it would have to wait for the slowest.
+            let (nix, logs) = (self.clone(), logs.to_owned());
+            exec::beside(async move { holding(Some(turn), nix.build_group(group, &logs)).await });
         }
     }
 
@@ -167,25 +180,59 @@ impl Nix {
         }
     }
 
-    async fn build_group(&self, group: &[Waiter], logs: &Path) -> Vec<Verdict> {
-        let all = |verdict: fn() -> Verdict| group.iter().map(|_| verdict()).collect();
-        let drvs: Vec<&DrvPath> = group.iter().map(|w| &w.drv).collect();
+    /// Builds for all, and tells each as soon as its own is there. Ends when nobody listens any more.
+    async fn build_group(&self, mut group: Vec<Waiter>, logs: &Path) {
+        let drvs: Vec<DrvPath> = group.iter().map(|w| w.drv.clone()).collect();
+        let drvs: Vec<&DrvPath> = drvs.iter().collect();
         let updates: Vec<_> = group.iter().map(|w| w.updates.clone()).collect();
         let mut log = BuildLog::new(logs);
-        let exit = match self.follow(&drvs, &mut log, &updates).await {
+        let end = {
+            let work = self.follow(&drvs, &mut log, &updates);
+            tokio::pin!(work);
+            let mut pause = EARLY.0;
+            loop {
+                let nobody = futures::future::join_all(group.iter_mut().map(|w| w.done.closed()));
+                tokio::select! {
+                    end = &mut work => break end,
+                    _ = nobody => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                // One that takes hours holds up none that is there: who waits for the rest remains.
+                let outs: Vec<StorePath> = group.iter().map(|w| w.out.clone()).collect();
+                let there = tokio::select! {
+                    end = &mut work => break end,
+                    there = self.valid_of(&outs) => there,
+                };
+                let (built, rest): (Vec<_>, _) =
+                    group.into_iter().partition(|w| there.contains(&w.out));
+                group = rest;
+                built.into_iter().for_each(Waiter::built);
+                pause = (pause * 2).min(EARLY.1);
+            }
+        };
+        let exit = match end {
             Ok(End::Exit(exit)) => exit,
             // A machine was lost, or Nix did not run: each finds its own way.
-            Ok(End::Lost(_)) | Err(_) => return all(|| Verdict::Alone(None)),
+            Ok(End::Lost(_)) | Err(_) => return group.into_iter().for_each(Waiter::alone),
         };
         if exit.ok() {
-            self.look_at_all(group).await;
-            return all(|| Verdict::Built);
+            self.look_at_all(&group).await;
+            return group.into_iter().for_each(Waiter::built);
         }
-        let mut verdicts = Vec::new();
         for waiter in group {
-            verdicts.push(self.verdict(waiter, &log, &exit).await);
+            let verdict = self.verdict(&waiter, &log, &exit).await;
+            waiter.tell(verdict);
         }
-        verdicts
+    }
+
+    /// Those of these that the hub has, by one question; what can't be told is not there yet.
+    async fn valid_of(&self, paths: &[StorePath]) -> BTreeSet<StorePath> {
+        let mut args: Vec<OsString> = ["path-info", "--offline", "--json"]
+            .map(OsString::from)
+            .into();
+        args.extend(paths.iter().map(|p| p.as_str().into()));
+        let told = self.must(args, super::QUESTION_WALL, Vec::new()).await;
+        told.map(|json| info::valid(&json)).unwrap_or_default()
     }
 
     /// Some of the group failed. Nix says which derivations did; whose they are is told by what each needs.
