@@ -26,6 +26,7 @@ fn what_the_controller_says_is_taken_word_for_word() {
         "leave",
         "witness",
         &format!("want {PATH} {PATH}"),
+        &format!("want --stay {PATH}"),
     ] {
         let words: Vec<String> = rest.split(' ').map(str::to_owned).collect();
         let run = |as_root| Run::Verb {
@@ -146,6 +147,8 @@ fn verbs_and_arguments_that_the_controller_never_says_are_refused() {
         "want",
         "want /etc/passwd",
         "want --help",
+        "want --stay",
+        "want --stay --stay",
         "want /nix/store/../../etc/passwd",
         "offer --follow --follow",
         "offer -- x",
