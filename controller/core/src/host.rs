@@ -28,8 +28,9 @@ pub struct Memory {
     pub ran_before: Option<StorePath>,
     /// When it came, by the controller's clock.
     pub seen_at: Option<Timestamp>,
-    /// When it last answered what we asked, with no failed contact since. Unlike a report that came by itself, and may
-    /// have been long on its way, such an answer tells of everything that was sent before. Not kept over a restart.
+    /// When it last answered what we asked, with no failed contact and nothing begun since. Unlike a report that came by
+    /// itself, and may have been long on its way, such an answer tells of everything that was sent before. Not kept over
+    /// a restart.
     #[serde(skip)]
     pub answered_at: Option<Timestamp>,
     /// When contact was tried last.

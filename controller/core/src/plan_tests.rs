@@ -10,9 +10,10 @@ use trueup_schema::kind::{
     ResolvedRollout, ResolvedSsh, Target,
 };
 use trueup_schema::status::{Phase, Reason};
+use trueup_schema::wire::Order;
 
 use super::*;
-use crate::host::Wanted;
+use crate::host::{Claim, Wanted};
 use crate::standing::Standing;
 
 pub(crate) fn wanted(text: &str) -> Wanted {
@@ -58,6 +59,29 @@ pub(crate) fn host(name: &str, role: &str, runs: &str, to: &str) -> Standing {
     let runs = wanted(runs);
     let to = Work::Done(wanted(to));
     Standing::supposed(manifest(name, role), revision, Some(&runs), to, now())
+}
+
+/// Its first, granted now, at what this closure is.
+pub(crate) fn claim(s: &Standing, to: &Wanted) -> Claim {
+    Claim {
+        host: s.manifest.name.clone(),
+        order: Order { term: 1, serial: 1 },
+        revision: s.revision.clone(),
+        digest: to.digest.clone(),
+        secrets: None,
+        secrets_alone: false,
+        closure: to.closure.clone(),
+        specialisation: None,
+        attempt: 1,
+        groups: BTreeMap::new(),
+        granted_at: now(),
+        expires_at: now() + Duration::from_secs(300),
+        correction: false,
+        retry: false,
+        cause: Default::default(),
+        of: None,
+        way: Way::default(),
+    }
 }
 
 fn draw(hosts: &[Standing], rollout: &ResolvedRollout) -> Plan {

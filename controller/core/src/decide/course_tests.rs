@@ -13,8 +13,8 @@ use super::*;
 use crate::conditions::State;
 use crate::course::{Heading, Place};
 use crate::decide::{Step, decide};
-use crate::host::{Claim, ClosureStage, Ended, Left, Problem, Suspension};
-use crate::plan::tests::{host, now, wanted};
+use crate::host::{ClosureStage, Ended, Left, Problem, Suspension};
+use crate::plan::tests::{claim, host, now, wanted};
 use crate::rollback::effective;
 use crate::standing::Standing;
 
@@ -298,26 +298,7 @@ fn a_person_who_takes_the_host_back_ends_it_and_what_stood_does_not_come_again()
 fn an_attempt_that_was_granted_is_no_goal_that_gave_way() {
     let mut s = Story::new();
     s.trunk("1");
-    let claim = Claim {
-        host: "web-1".parse().unwrap(),
-        order: Order { term: 1, serial: 1 },
-        revision: revision(1),
-        digest: wanted("1").digest,
-        secrets: None,
-        secrets_alone: false,
-        closure: wanted("1").closure,
-        specialisation: None,
-        attempt: 1,
-        groups: Default::default(),
-        granted_at: now(),
-        expires_at: now() + Duration::from_secs(60),
-        correction: false,
-        retry: false,
-        cause: crate::history::Cause::Trunk,
-        of: None,
-        way: Default::default(),
-    };
-    s.standing.claim = Some(claim);
+    s.standing.claim = Some(claim(&s.standing, &wanted("1")));
     s.standing.memory.order = Order { term: 1, serial: 1 };
     s.trunk("2");
     assert!(!s.stands());

@@ -105,9 +105,14 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
         tracing::debug!(target: "stage", stage = "awaiting", %host, revision);
     }
     let claim = state.claims.get(host);
-    let effects = absorb::reported(&mut cell.record.memory, report, claim, now, seed);
+    let adopted = state.adoptions.get(host).and_then(|a| a.identity.as_ref());
+    let memory = &mut cell.record.memory;
+    let mut effects = absorb::reported(memory, report, claim, now, seed);
     if !by_itself {
-        cell.record.memory.answered_at = Some(now);
+        memory.answered_at = Some(now);
+        let machine = adopted.map(|i| i.machine_id.as_str());
+        let lost = claim.map(|c| absorb::forgotten(memory, c, machine, now, seed));
+        effects.notes.extend(lost.into_iter().flat_map(|e| e.notes));
     }
     // A release is a step of its own: decided from the report, committed with the claim.
     cell.notes.extend(effects.notes);

@@ -1,9 +1,13 @@
 //! What a report, a failed contact or a reply to an offer changes in what is remembered. Pure: the caller commits the
 //! memory, the notes (as events) and the release of the claim in one transaction.
 
+mod reply;
+
 use trueup_schema::status::{Outcome, Reason, Severity};
-use trueup_schema::wire::{AttemptReport, AttemptState, Mode, OfferReply, Order, Report, Stage};
+use trueup_schema::wire::{AttemptReport, AttemptState, Mode, Order, Report, Stage};
 use trueup_schema::{Digest, ErrorClass, Timestamp};
+
+pub use reply::{replied, unwitnessed};
 
 use crate::backoff;
 use crate::decide::MISSES;
@@ -12,9 +16,6 @@ use crate::way;
 
 /// Windows without a confirming connection, after which the goal itself is at fault.
 pub const MAX_UNCONFIRMED: u32 = 2;
-
-/// As after so many failures, a witness that could not be asked is asked again.
-const UNWITNESSED: u32 = 5;
 
 /// Something that happened, for an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -285,7 +286,14 @@ fn ended(
             }
         }
         Outcome::RebootRequired | Outcome::Superseded => {}
-        _ => failed(m, a, &blamed(claim, report), &message, now, seed, out),
+        _ => {
+            let fault = match (a.evidence, a.stage) {
+                (true, _) => Fault::Goal,
+                (false, Some(Stage::Confirm)) => Fault::Window,
+                (false, _) => Fault::None,
+            };
+            failed(m, fault, &blamed(claim, report), &message, now, seed, out);
+        }
     }
     m.ended = Some(Ended {
         order: a.order,
@@ -301,9 +309,63 @@ fn ended(
     m.needs = None;
 }
 
+/// The host, asked, no longer knows of the attempt that it said it began: what it kept is lost, or it was installed anew.
+/// Nothing of it goes on there, so it ended. No effects: it does know, or another machine answered.
+pub fn forgotten(
+    m: &mut Memory,
+    claim: &Claim,
+    machine_id: Option<&str>,
+    now: Timestamp,
+    seed: u64,
+) -> Effects {
+    let mut out = Effects::default();
+    let Some(report) = &m.report else {
+        return out;
+    };
+    let attempt = report.attempt.as_ref().map(|a| a.order);
+    if m.begun != Some(claim.order)
+        || report.greatest.max(attempt) >= Some(claim.order)
+        || machine_id != Some(&report.identity.machine_id)
+        || m.ended.as_ref().is_some_and(|e| e.order == claim.order)
+    {
+        return out;
+    }
+    let boot_id = Some(report.boot_id.clone());
+    let (severity, reason) = told(Outcome::Interrupted);
+    let message = "the host no longer knows of it: what its agent kept is lost".to_owned();
+    out.notes.push(note(severity, reason, message.clone()));
+    out.release = true;
+    let digest = &claim.digest;
+    failed(m, Fault::None, digest, &message, now, seed, &mut out);
+    m.rebooting_since = None;
+    m.ended = Some(Ended {
+        order: claim.order,
+        revision: claim.revision.clone(),
+        digest: claim.digest.clone(),
+        outcome: Outcome::Interrupted,
+        stage: None,
+        message,
+        at: now,
+        way: claim.way,
+        boot_id,
+    });
+    out
+}
+
+/// What an attempt that did not end well says of its goal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It is at fault.
+    Goal,
+    /// A window without a confirming connection: twice, and it is.
+    Window,
+    /// Nothing.
+    None,
+}
+
 fn failed(
     m: &mut Memory,
-    a: &AttemptReport,
+    fault: Fault,
     digest: &Digest,
     message: &str,
     now: Timestamp,
@@ -316,11 +378,11 @@ fn failed(
         not_before: now,
     });
     tries.count += 1;
-    if a.stage == Some(Stage::Confirm) && !a.evidence {
+    if fault == Fault::Window {
         tries.unconfirmed += 1;
     }
     tries.not_before = now + backoff::delay(tries.count + 2, seed);
-    if a.evidence || tries.unconfirmed >= MAX_UNCONFIRMED {
+    if fault == Fault::Goal || tries.unconfirmed >= MAX_UNCONFIRMED {
         m.quarantined.insert(digest.clone(), message.to_owned());
         let text = format!("not tried again until the trunk changes it: {message}");
         out.notes
@@ -367,128 +429,6 @@ pub fn missed(
     out
 }
 
-/// The witness could not be asked, so nothing was offered: the claim is given back, and asked for again later.
-pub fn unwitnessed(m: &mut Memory, message: String, now: Timestamp, seed: u64) -> Effects {
-    m.not_before = Some(now + backoff::delay(UNWITNESSED, seed));
-    m.last_error = Some(Problem {
-        class: ErrorClass::Transient,
-        reason: Reason::ProgressingWithRetry,
-        message,
-        retry_at: m.not_before,
-    });
-    Effects {
-        release: true,
-        ..Effects::default()
-    }
-}
-
-/// What a reply to an offer changes. `release`: the claim is given back.
-pub fn replied(
-    m: &mut Memory,
-    claim: &Claim,
-    reply: &OfferReply,
-    now: Timestamp,
-    seed: u64,
-) -> Effects {
-    let mut out = Effects::default();
-    m.misses = 0;
-    m.not_before = None;
-    m.tried_at = Some(now);
-    match reply {
-        OfferReply::Begun { .. } => begun(m, claim, now, &mut out),
-        OfferReply::Need { paths } => {
-            // Copying disturbs nobody: it is done without a claim, so that a slow one holds up no other host.
-            m.needs = Some((claim.digest.clone(), paths.clone()));
-            out.release = true;
-        }
-        OfferReply::Already { .. } => {
-            m.attempted_revision = Some(claim.revision.clone());
-            m.applied_revision = Some(claim.applies().clone());
-            m.tries.remove(&claim.digest);
-            m.ended = Some(Ended {
-                order: claim.order,
-                revision: claim.revision.clone(),
-                digest: claim.digest.clone(),
-                outcome: Outcome::Skipped,
-                stage: None,
-                message: "runs already".to_owned(),
-                at: now,
-                way: claim.way,
-                boot_id: None,
-            });
-            out.release = true;
-        }
-        OfferReply::Busy { order } => {
-            m.not_before = Some(now + backoff::delay(3, seed));
-            m.last_error = Some(Problem {
-                class: ErrorClass::Transient,
-                reason: Reason::Progressing,
-                message: format!("another attempt ({order}) runs there"),
-                retry_at: m.not_before,
-            });
-            out.release = true;
-        }
-        OfferReply::Refused {
-            reason,
-            message,
-            greatest,
-        } => {
-            out.release = true;
-            refused(m, claim, reason, message, *greatest, now, seed, &mut out);
-        }
-    }
-    out
-}
-
-#[allow(clippy::too_many_arguments)]
-fn refused(
-    m: &mut Memory,
-    claim: &Claim,
-    reason: &str,
-    message: &str,
-    greatest: Option<Order>,
-    now: Timestamp,
-    seed: u64,
-    out: &mut Effects,
-) {
-    let text = format!("refused ({reason}): {message}");
-    match reason {
-        // Our database is older than the host: go above it, in a new term.
-        "OrderTooLow" => {
-            let floor = greatest.unwrap_or(claim.order);
-            m.order = m.order.max(Order {
-                term: floor.term + 1,
-                serial: 0,
-            });
-            m.course = None;
-        }
-        "Expired" | "Held" => {
-            m.not_before = Some(now + backoff::delay(4, seed));
-        }
-        "Quarantined" => {
-            m.quarantined
-                .insert(claim.digest.clone(), message.to_owned());
-            out.notes
-                .push(note(Severity::Error, Reason::Quarantined, text));
-        }
-        _ => {
-            let why = if reason == "IdentityMismatch" {
-                Reason::IdentityMismatch
-            } else {
-                Reason::Refused
-            };
-            let problem = Problem {
-                class: ErrorClass::Host,
-                reason: why,
-                message: text.clone(),
-                retry_at: None,
-            };
-            m.refused = Some((claim.digest.clone(), problem));
-            out.notes.push(note(Severity::Error, why, text));
-        }
-    }
-}
-
 /// The order for the next claim: above all that was allocated or begun.
 #[must_use]
 pub fn next_order(m: &Memory) -> Order {
@@ -499,5 +439,4 @@ pub fn next_order(m: &Memory) -> Order {
 }
 
 #[cfg(test)]
-#[path = "absorb_tests.rs"]
 mod tests;

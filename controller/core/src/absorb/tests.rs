@@ -9,7 +9,7 @@ use trueup_schema::wire::{AttemptReport, ComponentReport};
 use super::*;
 use crate::decide::{Step, decide};
 use crate::host::{WantedSecrets, Work};
-use crate::plan::tests::{host, now, wanted};
+use crate::plan::tests::{claim, host, now, wanted};
 use crate::standing::Standing;
 
 fn digest(text: &str) -> Digest {
@@ -29,23 +29,8 @@ fn went_back(blamed: &Digest) -> Standing {
     s.secrets = secrets("tokens");
     let to = wanted("new");
     let claim = Claim {
-        host: s.manifest.name.clone(),
-        order: Order { term: 1, serial: 1 },
-        revision: s.revision.clone(),
-        digest: to.digest.clone(),
         secrets: Some(digest("tokens")),
-        secrets_alone: false,
-        closure: to.closure,
-        specialisation: None,
-        attempt: 1,
-        groups: Default::default(),
-        granted_at: now(),
-        expires_at: now(),
-        correction: false,
-        retry: false,
-        cause: Default::default(),
-        of: None,
-        way: Default::default(),
+        ..claim(&s, &to)
     };
     let mut report = s.memory.report.clone().unwrap();
     let name = |n: &str| n.parse().unwrap();
