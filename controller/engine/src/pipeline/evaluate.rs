@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::future::{Either, select};
+use futures::future::{Either, join_all, select};
 use trueup_core::backoff;
 use trueup_core::host::{Problem, Wanted, Work};
 use trueup_schema::kind::{ResolvedHost, Target};
@@ -18,6 +18,9 @@ use crate::state::{Shared, note, put};
 
 /// A stream of commits is held back for so long, at most, so that what was evaluated in its midst reaches the hosts.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(900);
+
+/// Results that are there at the same moment.
+const TOGETHER: usize = 64;
 
 /// What a host is to be, by what its evaluation found.
 pub(crate) fn wanted(e: &Evaluated, manifest: &ResolvedHost) -> Wanted {
@@ -78,11 +81,19 @@ fn next(sh: &Rc<Shared>) -> Option<(Tree, Vec<EvalWant>, Revision)> {
 
 /// True if a newer revision cut it off.
 async fn evaluate(sh: &Rc<Shared>, tree: &Tree, wants: Vec<EvalWant>, revision: &Revision) -> bool {
-    let mut results = sh.ports.evaluator.evaluate(tree, wants);
+    // What is found together is written down together, and its builds are wanted together.
+    let mut results = sh
+        .ports
+        .evaluator
+        .evaluate(tree, wants)
+        .ready_chunks(TOGETHER);
     loop {
         let cut = Box::pin(sh.eval_cut.notified());
         match select(results.next(), cut).await {
-            Either::Left((Some((host, result)), _)) => found(sh, &host, result, revision).await,
+            Either::Left((Some(some), _)) => {
+                let all = some.into_iter();
+                join_all(all.map(|(host, result)| found(sh, host, result, revision))).await;
+            }
             Either::Left((None, _)) => return false,
             Either::Right(_) => {
                 let newest = sh.state.borrow().source.accepted.clone();
@@ -96,12 +107,12 @@ async fn evaluate(sh: &Rc<Shared>, tree: &Tree, wants: Vec<EvalWant>, revision: 
 
 async fn found(
     sh: &Rc<Shared>,
-    host: &HostName,
+    host: HostName,
     result: Result<Evaluated, EvalFailure>,
     revision: &Revision,
 ) {
     if let Ok(e) = &result {
-        let root = super::build::root_name(host, &e.out);
+        let root = super::build::root_name(&host, &e.out);
         sh.ports.builder.root(&e.drv, &e.out, &root).await;
     }
     let now = sh.now();
@@ -115,7 +126,7 @@ async fn found(
     let mut events = Vec::new();
     {
         let mut state = sh.state.borrow_mut();
-        let Some(cell) = state.hosts.get_mut(host) else {
+        let Some(cell) = state.hosts.get_mut(&host) else {
             return;
         };
         let current = cell.record.revision == *revision;
@@ -157,8 +168,8 @@ async fn found(
         }
         cell.dirty = true;
     }
-    sh.mark("evaluated", host);
-    sh.wake(host, false);
+    sh.mark("evaluated", &host);
+    sh.wake(&host, false);
     let ops = put("evaluations", host.as_str(), &record)
         .into_iter()
         .collect();
