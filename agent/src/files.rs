@@ -164,6 +164,15 @@ pub fn note<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
     write_whole(path, &json(path, value)?, false)
 }
 
+/// [`write_json`] where it is to outlast this boot, else [`note`].
+pub fn write_or_note<T: Serialize>(path: &Path, value: &T, lasting: bool) -> Result<(), FileError> {
+    if lasting {
+        write_json(path, value)
+    } else {
+        note(path, value)
+    }
+}
+
 /// What was noted; `None` also when it is damaged.
 pub fn noted<T: DeserializeOwned>(path: &Path) -> Option<T> {
     read_json(path).ok().flatten()

@@ -342,20 +342,15 @@ pub fn start_unit(layout: &Layout, order: Order) -> Result<(), AgentError> {
     }
     let log = layout.attempt(order).join("agent.log");
     let log = log.to_string_lossy();
+    let own = [
+        Setting::Micros("RestartSec", 0),
+        Setting::Signed("OOMScoreAdjust", -900),
+        Setting::Append("StandardOutput", &log),
+        Setting::Append("StandardError", &log),
+    ];
     units::start(&Transient {
         name: &deadman::activation_name(order),
-        service: &[
-            Setting::Text("Type", "exec"),
-            Setting::Text("Restart", "on-failure"),
-            Setting::Micros("RestartSec", 0),
-            Setting::Micros("StartLimitIntervalSec", 0),
-            Setting::Micros("TimeoutStopSec", 5_000_000),
-            Setting::Text("KillMode", "control-group"),
-            Setting::Bool("IgnoreOnIsolate", true),
-            Setting::Signed("OOMScoreAdjust", -900),
-            Setting::Append("StandardOutput", &log),
-            Setting::Append("StandardError", &log),
-        ],
+        service: &[units::LASTING.as_slice(), &own].concat(),
         timer: &[],
         command: &[&agent, "activate", "--order", &order.to_string()],
     })?;

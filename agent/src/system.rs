@@ -16,7 +16,7 @@ use crate::component::{Applied, Committed, Component, Context, Observed, Refusal
 use crate::exec;
 use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
-use crate::units::seen::Seen;
+use crate::units::seen;
 use crate::units::{self, Units};
 use crate::{
     AgentError, boot, health, judge, lists, mend, network, orphans, preflight, profile, reboot,
@@ -248,14 +248,10 @@ impl Component for SystemComponent {
         }
         let (before, links) = (units::snapshot()?, network::look());
         let (units, network) = (looked(ctx, BEFORE), looked(ctx, NETWORK));
-        if into.by_reboot {
-            // Looked at after the boot.
-            files::write_json(&units, &before)?;
-            files::write_json(&network, &links)?;
-        } else {
-            files::note(&units, &before)?;
-            files::note(&network, &links)?;
-        }
+        // Of a reboot they are looked at after the boot.
+        let lasting = into.by_reboot;
+        files::write_or_note(&units, &before, lasting)?;
+        files::write_or_note(&network, &links, lasting)?;
         Ok(())
     }
 
@@ -323,7 +319,7 @@ impl Component for SystemComponent {
     fn judge(&mut self, ctx: &Context) -> Result<Option<Fault>, AgentError> {
         let before = recorded_units(ctx)?;
         let now = units::for_judging()?;
-        Seen::of(&now).keep(&ctx.layout);
+        seen::keep(&ctx.layout, &now);
         let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
         self.judged = Some(now);
         if harmed.is_empty() || self.goal.failed_units.policy == FailedUnitsPolicy::Report {
@@ -496,7 +492,7 @@ impl Component for SystemComponent {
         }
         let before = recorded_units(ctx)?;
         let now = units::snapshot()?;
-        Seen::of(&now).keep(&ctx.layout);
+        seen::keep(&ctx.layout, &now);
         found.differs.extend(mend::differences(&before, &now));
         if let Some(links) = files::read_json(&looked(ctx, NETWORK))? {
             found

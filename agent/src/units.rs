@@ -17,7 +17,7 @@ pub use ask::both_ways;
 pub use ask::{for_judging, snapshot, sockets, states};
 #[cfg(feature = "planted")]
 pub use start::both_ways as made_both_ways;
-pub use start::{Setting, Stand, Transient, start, start_all, stop_soon};
+pub use start::{LASTING, Setting, Stand, Transient, start, start_all, stop_soon};
 
 /// One call to systemd may take so long.
 pub const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(20);

@@ -261,17 +261,10 @@ fn start(host: &HostName) -> Result<(), AgentError> {
         let root = Path::new(files::ROOTS).join(format!("witness-{host}"));
         files::link(Path::new(own.as_str()), &root)?;
     }
+    let own = [Setting::Micros("RestartSec", 2_000_000)];
     units::start(&Transient {
         name: &unit_name(host),
-        service: &[
-            Setting::Text("Type", "exec"),
-            Setting::Text("Restart", "on-failure"),
-            Setting::Micros("RestartSec", 2_000_000),
-            Setting::Micros("StartLimitIntervalSec", 0),
-            Setting::Micros("TimeoutStopSec", 5_000_000),
-            Setting::Text("KillMode", "control-group"),
-            Setting::Bool("IgnoreOnIsolate", true),
-        ],
+        service: &[units::LASTING.as_slice(), &own].concat(),
         timer: &[],
         command: &[&agent, "witnessing", "--host", host.as_str()],
     })?;

@@ -10,12 +10,12 @@ use trueup_engine::ports::{BuildUpdate, Builder as _, Publisher as _};
 use trueup_schema::ErrorClass;
 
 use crate::local;
-use crate::rig::{Dir, FLAKE, SHARED, done, evaluated, must_nix, nix_with, want};
+use crate::rig::{Dir, FLAKE, SHARED, copied, done, evaluated, must_nix, nix_with, want};
 
 /// A `nix` that notes what it is asked.
 fn noting(dir: &Path) -> std::path::PathBuf {
     let script = format!(
-        "#!/bin/sh\necho \"$1 $*\" >> {}\nexec nix \"$@\"\n",
+        "#!/bin/sh\necho \"$*\" >> {}\nexec nix \"$@\"\n",
         dir.join("asked").display()
     );
     let file = dir.join("nix-that-notes");
@@ -24,11 +24,11 @@ fn noting(dir: &Path) -> std::path::PathBuf {
     file
 }
 
-fn asked(dir: &Path, verb: &str) -> usize {
+/// How often it was asked for what begins with these words.
+fn asked(dir: &Path, words: &str) -> usize {
     let all = std::fs::read_to_string(dir.join("asked")).unwrap_or_default();
-    all.lines()
-        .filter(|l| l.split(' ').next() == Some(verb))
-        .count()
+    let begin = format!("{words} ");
+    all.lines().filter(|l| l.starts_with(&begin)).count()
 }
 
 #[test]
@@ -78,34 +78,8 @@ fn builds_that_are_wanted_together_share_a_process_and_each_is_told_for_itself()
     });
 }
 
-#[test]
-fn a_build_without_end_holds_up_none_that_is_wanted_later() {
-    let dir = Dir::new();
-    let Some(nix) = nix_with(dir.path(), |_| {}) else {
-        return;
-    };
-    let tree = dir.tree("flake.nix", SHARED);
-    local(async {
-        let names = ["a", "b", "e"];
-        let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
-        let [a, b, e] = names.map(|n| found[n].as_ref().unwrap());
-        let mut endless = nix.build(&e.drv, &e.out, "r");
-        // It runs: Nix told of it.
-        let first = endless.next().await;
-        assert!(matches!(first, Some(BuildUpdate::Progress(_))), "{first:?}");
-        let later = futures::future::join(done(&nix, a, "r"), done(&nix, b, "r"));
-        let both = tokio::select! {
-            both = later => both,
-            () = async { while endless.next().await.is_some() {} } => panic!("it ended"),
-        };
-        for end in [both.0, both.1] {
-            assert!(matches!(end, BuildUpdate::Done(Ok(_))), "{end:?}");
-        }
-    });
-}
-
-#[test]
-fn a_build_without_end_holds_up_none_that_is_wanted_with_it() {
+/// Builds `a` and `b` beside `e`, which never ends: after it began, or all as one group.
+fn beside_one_without_end(later: bool) {
     let dir = Dir::new();
     let program = noting(dir.path());
     let Some(nix) = nix_with(dir.path(), |s| {
@@ -121,16 +95,31 @@ fn a_build_without_end_holds_up_none_that_is_wanted_with_it() {
         let found = evaluated(&nix, &tree, names.map(want).to_vec()).await;
         let [a, b, e] = names.map(|n| found[n].as_ref().unwrap());
         let mut endless = nix.build(&e.drv, &e.out, "r");
+        if later {
+            // It runs: Nix told of it.
+            let first = endless.next().await;
+            assert!(matches!(first, Some(BuildUpdate::Progress(_))), "{first:?}");
+        }
         let both = futures::future::join(done(&nix, a, "r"), done(&nix, b, "r"));
         let both = tokio::select! {
             both = both => both,
             () = async { while endless.next().await.is_some() {} } => panic!("it ended"),
         };
-        assert_eq!(asked(dir.path(), "build"), 1, "they were one group");
+        assert_eq!(asked(dir.path(), "build"), if later { 2 } else { 1 });
         for end in [both.0, both.1] {
             assert!(matches!(end, BuildUpdate::Done(Ok(_))), "{end:?}");
         }
     });
+}
+
+#[test]
+fn a_build_without_end_holds_up_none_that_is_wanted_later() {
+    beside_one_without_end(true);
+}
+
+#[test]
+fn a_build_without_end_holds_up_none_that_is_wanted_with_it() {
+    beside_one_without_end(false);
 }
 
 #[test]
@@ -199,14 +188,7 @@ fn closures_that_are_signed_together_share_a_process_and_what_nobody_vouches_for
         let built = format!("{}^*", odd.drv);
         let build = ["build", "--no-link", "--store", from.to_str().unwrap()];
         must_nix(&build, &[&built]).await;
-        let args = [
-            "copy",
-            "--no-check-sigs",
-            "--from",
-            from.to_str().unwrap(),
-            "--to",
-        ];
-        must_nix(&args, &[store.to_str().unwrap(), odd.out.as_str()]).await;
+        copied(from.to_str().unwrap(), &store, &odd.out).await;
 
         let [a, b] = goals.map(|e| nix.sign(&e.out));
         let (a, b, odd_told) = futures::future::join3(a, b, nix.sign(&odd.out)).await;
@@ -214,13 +196,7 @@ fn closures_that_are_signed_together_share_a_process_and_what_nobody_vouches_for
         b.unwrap();
         let told = odd_told.unwrap_err().to_string();
         assert!(told.contains(odd.out.as_str()), "{told}");
-        let signs = |dir: &Path| {
-            let all = std::fs::read_to_string(dir.join("asked")).unwrap();
-            all.lines()
-                .filter(|l| l.starts_with("store store sign"))
-                .count()
-        };
-        assert_eq!(signs(dir.path()), 1);
+        assert_eq!(asked(dir.path(), "store sign"), 1);
         let signers = nix.signers(&goals.map(|e| e.out.clone())).await;
         assert!(
             goals

@@ -5,7 +5,9 @@ use trueup::edge::nix::Nix;
 use trueup_engine::ports::{Evaluated, Publisher as _};
 
 use crate::local;
-use crate::rig::{Dir, FLAKE, SHARED, cache, done, evaluated, must_nix, nix, nix_with, want};
+use crate::rig::{
+    Dir, FLAKE, SHARED, cache, copied, done, evaluated, must_nix, nix, nix_with, want,
+};
 
 #[test]
 fn only_what_was_built_here_or_came_with_a_trusted_signature_is_signed() {
@@ -44,13 +46,7 @@ fn only_what_was_built_here_or_came_with_a_trusted_signature_is_signed() {
             info.unwrap().contains(&format!("Sig: {by}:"))
         };
         let fetched = async |nix: &Nix, name: &str, e: &Evaluated| {
-            // As somebody does it by hand: without asking for signatures.
-            let args = ["copy", "--no-check-sigs", "--from", &theirs_at, "--to"];
-            must_nix(
-                &args,
-                &[dir.path().join(name).to_str().unwrap(), e.out.as_str()],
-            )
-            .await;
+            copied(&theirs_at, &dir.path().join(name), &e.out).await;
             let verdict = nix.sign(&e.out).await;
             let ours = format!(
                 "file://{}",
@@ -113,15 +109,7 @@ fn during_a_rotation_both_keys_sign_what_the_old_one_signed_and_nothing_of_other
                 *s.ring.write().unwrap() = ring.collect();
             })
             .unwrap();
-            let args = [
-                "copy",
-                "--no-check-sigs",
-                "--from",
-                from.to_str().unwrap(),
-                "--to",
-            ];
-            let to = dir.path().join(name);
-            must_nix(&args, &[to.to_str().unwrap(), good.out.as_str()]).await;
+            copied(from.to_str().unwrap(), &dir.path().join(name), &good.out).await;
             hub.sign(&good.out).await.unwrap();
             let mut signers = of(&hub).await;
             signers.sort();

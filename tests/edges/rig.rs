@@ -10,8 +10,8 @@ use trueup::edge::nix::{Nix, NixSettings};
 use trueup_engine::ports::{
     BuildUpdate, Builder as _, EvalFailure, EvalWant, Evaluated, Evaluator as _, Tree,
 };
-use trueup_schema::Revision;
 use trueup_schema::kind::ResolvedCache;
+use trueup_schema::{Revision, StorePath};
 
 pub const FLAKE: &str = r#"{ outputs = { self }: let
   drv = name: script: derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" script ]; };
@@ -136,6 +136,12 @@ pub async fn must_nix(args: &[&str], more: &[&str]) {
     config.push("\nsecret-key-files =\n");
     let exit = trueup::edge::exec::run(&spec).await.unwrap();
     assert!(exit.ok(), "{exit:?}");
+}
+
+/// Copies as somebody does it by hand: without asking for signatures.
+pub async fn copied(from: &str, to: &Path, path: &StorePath) {
+    let args = ["copy", "--no-check-sigs", "--from", from, "--to"];
+    must_nix(&args, &[to.to_str().unwrap(), path.as_str()]).await;
 }
 
 /// A cache that is pushed to.

@@ -12,7 +12,7 @@ use trueup_schema::wire::{FailedUnits, FailedUnitsPolicy, Stage};
 
 use super::{Generation, NAME};
 use crate::component::Context;
-use crate::units::seen::Seen;
+use crate::units::seen;
 use crate::{AgentError, exec, files, judge as judging, units};
 
 /// A restart may take as long as a unit's own start limit.
@@ -175,9 +175,9 @@ pub(super) fn judge(ctx: &Context, now: &Generation) -> Result<Option<Fault>, Ag
         .iter()
         .flat_map(|e| e.restart.iter().chain(&e.reload))
         .collect();
-    let seen = units::for_judging()?;
-    Seen::of(&seen).keep(&ctx.layout);
-    let mut harmed = judging::harmed(&before, &seen, &policy);
+    let there = units::for_judging()?;
+    seen::keep(&ctx.layout, &there);
+    let mut harmed = judging::harmed(&before, &there, &policy);
     harmed.retain(|unit| mine.contains(&unit.name));
     if harmed.is_empty() {
         return Ok(None);

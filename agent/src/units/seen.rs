@@ -21,9 +21,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What these units say.
-    #[must_use]
-    pub fn of(units: &Units) -> Self {
+    fn of(units: &Units) -> Self {
         let is_up = |unit: &str| {
             let unit = units.get(unit);
             unit.is_some_and(|u| u.load == "loaded" && u.active != "inactive")
@@ -42,8 +40,8 @@ impl Seen {
         }
     }
 
-    /// Keeps it for the next report. What is lost is looked at anew.
-    pub fn keep(&self, layout: &Layout) {
+    /// What is lost is looked at anew.
+    fn keep(&self, layout: &Layout) {
         if kept(layout).as_ref() != Some(self) {
             let _looked_at_anew = files::note(&layout.file("seen"), self);
         }
@@ -54,12 +52,17 @@ fn kept(layout: &Layout) -> Option<Seen> {
     files::noted(&layout.file("seen"))
 }
 
+/// What these units say, kept for the next report.
+pub fn keep(layout: &Layout, units: &Units) -> Seen {
+    let seen = Seen::of(units);
+    seen.keep(layout);
+    seen
+}
+
 /// Asks systemd.
 #[must_use]
 pub fn look(layout: &Layout) -> Seen {
-    let seen = Seen::of(&states().unwrap_or_default());
-    seen.keep(layout);
-    seen
+    keep(layout, &states().unwrap_or_default())
 }
 
 /// As it was at the last look of this boot.
@@ -95,11 +98,11 @@ mod tests {
             ("a.service".to_owned(), unit("failed")),
             (manager.to_owned(), unit("active")),
         ]);
-        Seen::of(&units).keep(&layout);
+        let _told_below = keep(&layout, &units);
         let told = last(&layout);
         assert_eq!(told.failed, ["a.service"]);
         assert_eq!(told.managers.len(), 1);
-        Seen::of(&Units::new()).keep(&layout);
+        let _told_below = keep(&layout, &Units::new());
         assert_eq!(last(&layout).failed, [""; 0]);
     }
 

@@ -65,6 +65,16 @@ impl Setting<'_> {
     }
 }
 
+/// Of a service that outlives who asked for it and every switch of the host, and is started again when it is killed.
+pub const LASTING: [Setting<'static>; 6] = [
+    Setting::Text("Type", "exec"),
+    Setting::Text("Restart", "on-failure"),
+    Setting::Micros("StartLimitIntervalSec", 0),
+    Setting::Micros("TimeoutStopSec", 5_000_000),
+    Setting::Text("KillMode", "control-group"),
+    Setting::Bool("IgnoreOnIsolate", true),
+];
+
 /// A service that is to be started; it is forgotten when it has ended, failed or not.
 #[derive(Debug)]
 pub struct Transient<'a> {

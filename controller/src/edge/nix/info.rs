@@ -21,64 +21,58 @@ pub(super) struct PathInfo {
     pub(super) signers: Vec<String>,
 }
 
+/// What is told of one path: `Err` of its name where it is not valid.
+type Told<'a> = Result<(String, &'a Value), String>;
+
+fn one<'a>(name: &str, v: &'a Value) -> Told<'a> {
+    let name = full_name(name);
+    if v.is_null() || v["valid"].as_bool() == Some(false) {
+        return Err(name);
+    }
+    Ok((name, v))
+}
+
+/// Each path that is told of, by its full name. Since 2.33 a version and the infos stand side by side; before 2.19 they were a
+/// list.
+fn told(all: &Value) -> Option<Vec<Told<'_>>> {
+    let all = all.get("info").filter(|i| i.is_object()).unwrap_or(all);
+    match all {
+        Value::Object(map) => Some(map.iter().map(|(name, v)| one(name, v)).collect()),
+        Value::Array(list) => {
+            let name = |v: &Value| v["path"].as_str().unwrap_or_default().to_owned();
+            Some(list.iter().map(|v| one(&name(v), v)).collect())
+        }
+        _ => None,
+    }
+}
+
 /// The closure, or why it can't be told.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<PathInfo>, String> {
     let all: Value = serde_json::from_slice(json).map_err(|e| format!("not JSON: {e}"))?;
-    // Since 2.33 a version and the infos stand side by side.
-    let all = match all.get("info") {
-        Some(info) if info.is_object() => info.clone(),
-        _ => all,
+    let all = told(&all).ok_or("neither a list nor a map")?;
+    let texts = |v: &Value, read: fn(&Value) -> Option<String>| {
+        let all = v.as_array().map_or(&[][..], Vec::as_slice);
+        all.iter().filter_map(read).collect()
     };
-    let one = |name: &str, v: &Value| -> Result<PathInfo, String> {
-        if v.is_null() || v["valid"].as_bool() == Some(false) {
-            return Err(format!("{name} is not valid"));
-        }
-        let full = full_name(name);
+    let one = |told: Told<'_>| -> Result<PathInfo, String> {
+        let (name, v) = told.map_err(|name| format!("{name} is not valid"))?;
         Ok(PathInfo {
-            path: full.parse().map_err(|e| format!("{name}: {e}"))?,
+            path: name.parse().map_err(|e| format!("{name}: {e}"))?,
             deriver: v["deriver"].as_str().map(full_name),
             ultimate: v["ultimate"].as_bool().unwrap_or(false),
-            content_addressed: !matches!(&v["ca"], Value::Null) && v["ca"] != "",
-            references: v["references"].as_array().map_or_else(Vec::new, |all| {
-                all.iter()
-                    .filter_map(Value::as_str)
-                    .map(full_name)
-                    .collect()
-            }),
-            signers: v["signatures"]
-                .as_array()
-                .map_or_else(Vec::new, |sigs| sigs.iter().filter_map(signer).collect()),
+            content_addressed: !v["ca"].is_null() && v["ca"] != "",
+            references: texts(&v["references"], |v| v.as_str().map(full_name)),
+            signers: texts(&v["signatures"], signer),
         })
     };
-    match &all {
-        Value::Object(map) => map.iter().map(|(name, v)| one(name, v)).collect(),
-        Value::Array(list) => list
-            .iter()
-            .map(|v| one(v["path"].as_str().unwrap_or_default(), v))
-            .collect(),
-        _ => Err("neither a list nor a map".to_owned()),
-    }
+    all.into_iter().map(one).collect()
 }
 
 /// Those that are valid, of what `nix path-info --json` says of some: others are told as such, or not at all.
 pub(super) fn valid(json: &[u8]) -> BTreeSet<StorePath> {
-    let Ok(all) = serde_json::from_slice::<Value>(json) else {
-        return BTreeSet::new();
-    };
-    let is_valid = |v: &Value| !v.is_null() && v["valid"].as_bool() != Some(false);
-    let path = |name: &str| full_name(name).parse().ok();
-    let all = all.get("info").filter(|i| i.is_object()).unwrap_or(&all);
-    match all {
-        Value::Object(map) => map
-            .iter()
-            .filter_map(|(name, v)| path(name).filter(|_| is_valid(v)))
-            .collect(),
-        Value::Array(list) => list
-            .iter()
-            .filter_map(|v| path(v["path"].as_str()?).filter(|_| is_valid(v)))
-            .collect(),
-        _ => BTreeSet::new(),
-    }
+    let all = serde_json::from_slice::<Value>(json).unwrap_or_default();
+    let all = told(&all).unwrap_or_default().into_iter().flatten();
+    all.filter_map(|(name, _)| name.parse().ok()).collect()
 }
 
 /// Those of `all` that `top` needs, itself included. `None`: not all of them are there.

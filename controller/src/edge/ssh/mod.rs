@@ -105,6 +105,15 @@ enum Talk {
     Ended(Exit),
 }
 
+impl Talk {
+    fn exit(&self) -> Option<&Exit> {
+        match self {
+            Self::Answered(..) => None,
+            Self::Ended(exit) => Some(exit),
+        }
+    }
+}
+
 fn error(host: &HostName, fault: TransportFault, message: impl Into<String>) -> TransportError {
     TransportError {
         host: host.clone(),
@@ -217,7 +226,37 @@ impl Inner {
         }
     }
 
-    /// Runs the agent with these words; brings it first where it is not there.
+    /// Calls the agent with these words, and brings it first where it is not there. `exit` of what came of it: none where the
+    /// agent talks.
+    async fn call<T>(
+        &self,
+        target: &Target,
+        fresh: Freshness,
+        words: &[&str],
+        exit: fn(&T) -> Option<&Exit>,
+        run: impl AsyncFn(ExecSpec) -> Result<T, TransportError>,
+    ) -> Result<T, TransportError> {
+        let mut brought = false;
+        loop {
+            let (settings, dir) = (&self.settings, &self.run_dir);
+            let program = self.agents.program(settings, dir, target).await?;
+            let mut remote = vec![program.as_str()];
+            remote.extend_from_slice(words);
+            let done = run(self.spec(target, fresh, &remote)?).await?;
+            match exit(&done) {
+                Some(exit) if fault::lacks_program(exit) && !brought => {}
+                Some(exit) if !exit.ok() => return Ok(done),
+                _ => {
+                    self.ways.answered(&self.run_dir, target);
+                    return Ok(done);
+                }
+            }
+            self.bring_agent(target).await?;
+            brought = true;
+        }
+    }
+
+    /// Runs the agent with these words, to its end.
     async fn agent(
         &self,
         target: &Target,
@@ -226,31 +265,16 @@ impl Inner {
         stdin: &[u8],
         wall: Duration,
     ) -> Result<Exit, TransportError> {
-        let mut brought = false;
-        loop {
-            let program = self
-                .agents
-                .program(&self.settings, &self.run_dir, target)
-                .await?;
-            let mut remote = vec![program.as_str()];
-            remote.extend_from_slice(words);
-            let mut spec = self.spec(target, fresh, &remote)?;
+        let run = async |mut spec: ExecSpec| {
             spec.stdin = stdin.to_vec();
             spec.limits.wall = wall;
-            let exit = self.run(target, &spec).await?;
-            if !fault::lacks_program(&exit) || brought {
-                if exit.ok() {
-                    self.ways.answered(&self.run_dir, target);
-                }
-                return Ok(exit);
-            }
-            self.bring_agent(target).await?;
-            brought = true;
-        }
+            self.run(target, &spec).await
+        };
+        self.call(target, fresh, words, |exit| Some(exit), run)
+            .await
     }
 
-    /// Starts the agent with these words, to read its lines; brings it first where it is not there. Without `line` it is told
-    /// later what it reads.
+    /// Starts the agent with these words, to read its lines. Without `line` it is told later what it reads.
     async fn converse(
         &self,
         target: &Target,
@@ -259,13 +283,7 @@ impl Inner {
     ) -> Result<Talk, TransportError> {
         let failed =
             |e: exec::ExecError| error(&target.host, TransportFault::Unreachable, e.to_string());
-        let mut brought = false;
-        loop {
-            let (settings, dir) = (&self.settings, &self.run_dir);
-            let program = self.agents.program(settings, dir, target).await?;
-            let mut remote = vec![program.as_str()];
-            remote.extend_from_slice(words);
-            let mut spec = self.spec(target, Freshness::Reuse, &remote)?;
+        let run = async |mut spec: ExecSpec| {
             spec.limits.wall = FOLLOW_WALL;
             let running = match line {
                 Some(line) => {
@@ -281,17 +299,13 @@ impl Inner {
                 self.masters.end(&self.route(target)?.socket).await;
                 return Err(silent(target));
             };
-            if let Some(answer) = answer {
-                self.ways.answered(&self.run_dir, target);
-                return Ok(Talk::Answered(running, answer));
-            }
-            let exit = running.finish().await.map_err(failed)?;
-            if !fault::lacks_program(&exit) || brought {
-                return Ok(Talk::Ended(exit));
-            }
-            self.bring_agent(target).await?;
-            brought = true;
-        }
+            Ok(match answer {
+                Some(answer) => Talk::Answered(running, answer),
+                None => Talk::Ended(running.finish().await.map_err(failed)?),
+            })
+        };
+        self.call(target, Freshness::Reuse, words, Talk::exit, run)
+            .await
     }
 
     async fn ask<T: DeserializeOwned>(
