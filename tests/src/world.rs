@@ -426,6 +426,19 @@ impl World {
             .context("starting trueup")
     }
 
+    /// The same, and does not wait for it.
+    pub fn spawn(&self, args: &[&str]) -> Result<Child> {
+        let mut command = self.command(&self.trueup);
+        command
+            .args(args)
+            .env("TRUEUP_SOCKET", self.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting trueup")
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir().join("api.sock")
     }

@@ -1,11 +1,11 @@
 //! `trueup reconcile`: look now. The request is on the controller's disk before it is acknowledged; `--wait` then reads
 //! the hosts' conditions until each is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use trueup_schema::HostName;
 use trueup_schema::status::{ConditionType, Outcome, Phase, Reason};
+use trueup_schema::{HostName, Revision};
 
 use super::client::Client;
 use super::get::{condition, is};
@@ -71,6 +71,7 @@ fn wait(
 ) -> Result<Exit, CliError> {
     let start = Instant::now();
     let mut told = BTreeMap::new();
+    let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
     loop {
         let mut still = Vec::new();
         for id in open {
@@ -84,7 +85,14 @@ fn wait(
         for host in &list {
             progress(host, start.elapsed(), &mut told, ctx);
         }
-        let verdicts: Vec<Verdict> = list.iter().map(verdict).collect();
+        if open.is_empty() {
+            for host in &list {
+                let known = asked.entry(host.metadata.name.clone());
+                known.or_insert_with(|| Asked::of(host)).sees(host);
+            }
+        }
+        let judge = |host| verdict(host, asked.get(&host.metadata.name));
+        let verdicts: Vec<Verdict> = list.iter().map(judge).collect();
         if open.is_empty() && verdicts.iter().all(|v| *v != Verdict::Open) {
             return Ok(end(&list, &verdicts, ctx));
         }
@@ -95,7 +103,7 @@ fn wait(
                 .zip(&verdicts)
                 .filter(|(_, v)| **v == Verdict::Open)
             {
-                ctx.say(line(host));
+                ctx.say(line(host, Verdict::Open));
             }
             ctx.note(format_args!(
                 "not decided after {secs} s; the work goes on: trueup get hosts --watch"
@@ -131,9 +139,36 @@ enum Verdict {
     Open,
 }
 
-/// `Ready=True` for the newest revision is good, `Stalled` is bad; unreachable and suspended hosts are bad too, and those
-/// that a person's word keeps where they are, since no amount of waiting decides them.
-fn verdict(host: &Host) -> Verdict {
+/// What was wanted of a host since the controller looked for us, and what ran there then. Where commits come faster than they
+/// are delivered the newest one is never seen to arrive; one that was wanted since we asked is.
+#[derive(Debug)]
+struct Asked {
+    ran: Option<Revision>,
+    wanted: BTreeSet<Revision>,
+}
+
+impl Asked {
+    fn of(host: &Host) -> Self {
+        Self {
+            ran: host.status.applied_revision.clone(),
+            wanted: BTreeSet::new(),
+        }
+    }
+
+    fn sees(&mut self, host: &Host) {
+        self.wanted.extend(host.status.desired_revision.clone());
+    }
+
+    /// It came to one of them, although another is wanted by now.
+    fn has_arrived(&self, host: &Host) -> bool {
+        let runs = &host.status.applied_revision;
+        *runs != self.ran && runs.as_ref().is_some_and(|r| self.wanted.contains(r))
+    }
+}
+
+/// `Ready=True` for a revision that we asked for is good, `Stalled` is bad; unreachable and suspended hosts are bad too, and
+/// those that a person's word keeps where they are, since no amount of waiting decides them.
+fn verdict(host: &Host, asked: Option<&Asked>) -> Verdict {
     let status = &host.status;
     let waits_for_a_person = |h| {
         let reason = condition(h, ConditionType::Ready).map(|c| c.reason);
@@ -148,7 +183,10 @@ fn verdict(host: &Host) -> Verdict {
             )
         )
     };
-    if is(host, ConditionType::Ready) && status.desired_revision == status.applied_revision {
+    let newest = status.desired_revision == status.applied_revision;
+    let arrived = newest && is(host, ConditionType::Ready)
+        || !newest && asked.is_some_and(|asked| asked.has_arrived(host));
+    if arrived {
         Verdict::Good
     } else if is(host, ConditionType::Stalled)
         || matches!(status.phase, Phase::Unreachable | Phase::Suspended)
@@ -176,8 +214,8 @@ fn progress(host: &Host, since: Duration, told: &mut BTreeMap<String, String>, c
 }
 
 fn end(hosts: &[Host], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
-    for host in hosts {
-        ctx.say(line(host));
+    for (host, verdict) in hosts.iter().zip(verdicts) {
+        ctx.say(line(host, *verdict));
     }
     if verdicts.contains(&Verdict::Bad) {
         Exit::Failed
@@ -187,11 +225,15 @@ fn end(hosts: &[Host], verdicts: &[Verdict], ctx: &mut Ctx<'_>) -> Exit {
 }
 
 /// One line of result: who, how, why, and where there is more.
-fn line(host: &Host) -> String {
+fn line(host: &Host, verdict: Verdict) -> String {
     let (name, status) = (&host.metadata.name, &host.status);
-    if verdict(host) == Verdict::Good {
+    if verdict == Verdict::Good {
         let at = short_revision(status.applied_revision.as_ref());
-        return format!("{name}  Ready  {at}");
+        if status.applied_revision == status.desired_revision {
+            return format!("{name}  Ready  {at}");
+        }
+        let newest = short_revision(status.desired_revision.as_ref());
+        return format!("{name}  Delivered  {at}  (newer since: {newest})");
     }
     let why = condition(host, ConditionType::Ready).map_or("", |c| c.message.as_str());
     let why = brief(why, name.parse().ok().as_ref());
@@ -227,26 +269,43 @@ mod tests {
 
     #[test]
     fn a_host_that_is_ready_for_an_older_revision_is_not_done() {
+        let alone = |host: &Host| verdict(host, None);
+        let ready = host("Ready", &[("Ready", "True")], "b", "b");
+        assert_eq!(alone(&ready), Verdict::Good);
+        let behind = host("Building", &[("Ready", "True")], "b", "a");
+        assert_eq!(alone(&behind), Verdict::Open);
+        let stalled = [("Ready", "False"), ("Stalled", "True")];
+        assert_eq!(alone(&host("Stalled", &stalled, "b", "a")), Verdict::Bad);
+        let away = host("Unreachable", &[("Ready", "Unknown")], "b", "a");
+        assert_eq!(alone(&away), Verdict::Bad);
+    }
+
+    #[test]
+    fn in_a_stream_of_commits_one_that_was_wanted_since_is_enough() {
+        let at = |desired, applied| host("Building", &[("Ready", "False")], desired, applied);
+        let mut asked = Asked::of(&at("b", "a"));
+        let mut sees = |desired, applied| {
+            let host = at(desired, applied);
+            asked.sees(&host);
+            verdict(&host, Some(&asked))
+        };
         assert_eq!(
-            verdict(&host("Ready", &[("Ready", "True")], "b", "b")),
-            Verdict::Good
+            sees("b", "a"),
+            Verdict::Open,
+            "what ran before is no answer"
         );
+        assert_eq!(sees("c", "a"), Verdict::Open);
         assert_eq!(
-            verdict(&host("Building", &[("Ready", "True")], "b", "a")),
-            Verdict::Open
+            sees("d", "9"),
+            Verdict::Open,
+            "nor what nobody wanted since"
         );
-        assert_eq!(
-            verdict(&host(
-                "Stalled",
-                &[("Ready", "False"), ("Stalled", "True")],
-                "b",
-                "a"
-            )),
-            Verdict::Bad
-        );
-        assert_eq!(
-            verdict(&host("Unreachable", &[("Ready", "Unknown")], "b", "a")),
-            Verdict::Bad
-        );
+        assert_eq!(sees("d", "b"), Verdict::Good);
+        assert_eq!(sees("d", "d"), Verdict::Open, "drifted, say: not ready");
+        // Put right by us, it stays open until it is right.
+        let mut asked = Asked::of(&at("b", "b"));
+        asked.sees(&at("b", "b"));
+        asked.sees(&at("c", "b"));
+        assert_eq!(verdict(&at("c", "b"), Some(&asked)), Verdict::Open);
     }
 }

@@ -6,6 +6,7 @@ mod crash;
 mod demo;
 mod reach;
 mod rights;
+mod stream;
 mod twenty;
 
 pub(crate) use rights::put_sudo;
