@@ -18,11 +18,10 @@ use crate::files::{self, FileError, Layout};
 use crate::plant::{self, Bug};
 use crate::units::seen;
 use crate::units::{self, Units};
-use crate::{
-    AgentError, boot, health, judge, lists, mend, network, orphans, preflight, profile, reboot,
-};
+use crate::{AgentError, boot, health, judge, lists, mend, orphans, preflight, profile, reboot};
 
 mod asked;
+mod looks;
 
 /// Exit code of a held lock.
 const LOCKED: i32 = 11;
@@ -69,21 +68,6 @@ pub fn target(goal: &SystemGoal) -> PathBuf {
 /// Sets the system profile.
 pub fn set_profile(path: &StorePath) -> Result<(), FileError> {
     profile::set(Path::new(files::PROFILE), path)
-}
-
-/// The record of units, for judging and for the way back.
-const BEFORE: &str = "units.json";
-/// What was seen of units when the way back began.
-const DURING: &str = "units-during.json";
-/// Links of the network.
-const NETWORK: &str = "network.json";
-
-fn looked(ctx: &Context, name: &str) -> PathBuf {
-    ctx.dir().join(name)
-}
-
-fn recorded_units(ctx: &Context) -> Result<Units, AgentError> {
-    Ok(files::read_json(&looked(ctx, BEFORE))?.unwrap_or_default())
 }
 
 /// A file of the attempt that a program writes into.
@@ -145,17 +129,6 @@ impl SystemComponent {
 
     fn said(&self, ctx: &Context, what: &str) -> bool {
         files::text(ctx.dir().join("activate.log")).contains(what)
-    }
-
-    /// What was seen of units when the way back began: kept over a crash, since later looks show another thing.
-    fn during(&self, ctx: &Context) -> Result<Units, AgentError> {
-        let path = looked(ctx, DURING);
-        if let Some(seen) = files::noted(&path) {
-            return Ok(seen);
-        }
-        let seen = units::snapshot().unwrap_or_default();
-        files::note(&path, &seen)?;
-        Ok(seen)
     }
 
     /// A reboot takes everything that another component has only in memory.
@@ -246,13 +219,8 @@ impl Component for SystemComponent {
         if into.by_reboot {
             into.fallback = reboot::fallback(&self.goal.closure);
         }
-        let (before, links) = (units::snapshot()?, network::look());
-        let (units, network) = (looked(ctx, BEFORE), looked(ctx, NETWORK));
         // Of a reboot they are looked at after the boot.
-        let lasting = into.by_reboot;
-        files::write_or_note(&units, &before, lasting)?;
-        files::write_or_note(&network, &links, lasting)?;
-        Ok(())
+        looks::record(ctx, into.by_reboot)
     }
 
     fn apply(
@@ -307,7 +275,7 @@ impl Component for SystemComponent {
                 "switch-to-configuration ended half-way (exit {code})"
             )),
             Some(_) => {
-                let before = recorded_units(ctx)?;
+                let before = looks::before(ctx)?;
                 if mend::a_socket_changed(&before) {
                     mend::restart_changed_sockets(&before, &units::sockets()?);
                 }
@@ -317,7 +285,7 @@ impl Component for SystemComponent {
     }
 
     fn judge(&mut self, ctx: &Context) -> Result<Option<Fault>, AgentError> {
-        let before = recorded_units(ctx)?;
+        let before = looks::before(ctx)?;
         let now = units::for_judging()?;
         seen::keep(&ctx.layout, &now);
         let mut harmed = judge::harmed(&before, &now, &self.goal.failed_units);
@@ -386,7 +354,7 @@ impl Component for SystemComponent {
         let told = now.closure.is_some();
         let right = now.closure.as_ref() == Some(&self.goal.closure);
         if right || (!told && code == Some(0)) {
-            let before = recorded_units(ctx)?;
+            let before = looks::before(ctx)?;
             let now = self.judged.take().map_or_else(units::for_judging, Ok)?;
             return Ok(Committed::Done {
                 reboot_required: preflight::reboot_required(Path::new(files::BOOTED), top),
@@ -448,8 +416,8 @@ impl Component for SystemComponent {
                 message: "no system ran before: nothing to go back to".to_owned(),
             });
         };
-        let before = recorded_units(ctx)?;
-        let during = self.during(ctx)?;
+        let before = looks::before(ctx)?;
+        let during = looks::during(ctx)?;
         let target = Path::new(back.as_str());
         let program = target.join("bin/switch-to-configuration");
         let log = log_file(ctx, "rollback.log")?;
@@ -490,19 +458,7 @@ impl Component for SystemComponent {
                 .differs
                 .push("the boot default is not what it was".to_owned());
         }
-        let before = recorded_units(ctx)?;
-        let now = units::snapshot()?;
-        seen::keep(&ctx.layout, &now);
-        found.differs.extend(mend::differences(&before, &now));
-        if let Some(links) = files::read_json(&looked(ctx, NETWORK))? {
-            found
-                .differs
-                .extend(network::lost(&links, &network::look()));
-        }
-        found.differs.truncate(MAX_NAMED);
-        let during: Units = files::read_json(&looked(ctx, DURING))?.unwrap_or_default();
-        found.restart_debt = mend::restart_debt(&[&before, &during], &now);
-        found.restart_debt.truncate(MAX_NAMED);
+        looks::compare(ctx, &mut found)?;
         Ok(found)
     }
 }

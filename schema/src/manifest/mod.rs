@@ -12,6 +12,7 @@ mod circles;
 mod cross;
 mod decode;
 mod forms;
+mod health;
 mod kinds;
 pub mod limits;
 mod problem;

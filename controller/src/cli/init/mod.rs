@@ -1,18 +1,20 @@
 //! `trueup init`: the first manifests of a fleet whose flake exists, from `nixosConfigurations` and from what deploy-rs and
 //! colmena were told. It overwrites nothing, connects to nobody but for host keys, and says what it could not take over.
 
+mod files;
 mod flake;
 mod text;
+mod tools;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 use serde_json::Value;
 use trueup_engine::ports::EvalFailure;
-use trueup_schema::{HostName, System, Timestamp, manifest};
+use trueup_schema::{HostName, System, Timestamp};
 
+use self::files::{flake_dir, folder, holds, nothing_there, write};
 use self::flake::{Draft, Drafts, Origin, Seen};
 use super::plan::{Scratch, side};
 use super::{CliError, Ctx, Exit, runtime};
@@ -23,10 +25,6 @@ use crate::edge::nix::{Asked, NAMES_MAX, Nix, Output};
 const SCANS: usize = 16;
 /// Hosts in one process; each takes the memory of some options of NixOS.
 const BATCH: usize = 8;
-/// colmena takes a hive without a flake; a closure that everybody gets alike wants its inputs pinned.
-const HIVE_ALONE: &str = "write a flake.nix beside hive.nix, with nixpkgs and colmena as inputs and the output `colmenaHive = \
-     let hive = import ./hive.nix; in colmena.lib.makeHive (hive // { meta = hive.meta // { nixpkgs = import nixpkgs { system = \
-     \"x86_64-linux\"; }; }; });` (colmena itself goes on with either), then run init again";
 /// Notes that a person reads; the rest is counted.
 const NOTES_SHOWN: usize = 200;
 
@@ -113,53 +111,6 @@ pub(super) fn run(args: Args, ctx: &mut Ctx<'_>) -> Result<Exit, CliError> {
 
 fn shown(path: &Path, dir: &Path) -> String {
     path.strip_prefix(dir).unwrap_or(path).display().to_string()
-}
-
-/// Nix splits at `#` and `?`.
-fn flake_dir(given: &Path) -> Result<PathBuf, CliError> {
-    let dir = given
-        .canonicalize()
-        .map_err(|e| CliError::usage(format!("{}: {e}", given.display())))?;
-    if !dir.join("flake.nix").is_file() {
-        let next = if dir.join("hive.nix").is_file() {
-            HIVE_ALONE
-        } else {
-            "trueup init DIR, with DIR the flake's folder; without a flake: docs/guide.md, \"The manifests\""
-        };
-        return Err(CliError::usage(format!("{} has no flake.nix", dir.display())).next(next));
-    }
-    if dir.to_str().is_none_or(|d| d.contains(['#', '?', '\n'])) {
-        return Err(CliError::usage(format!(
-            "{}: Nix takes no `#` or `?` in a flake's path",
-            dir.display()
-        )));
-    }
-    Ok(dir)
-}
-
-fn folder(dir: &Path, path: &str) -> Result<PathBuf, CliError> {
-    let inside = !path.is_empty()
-        && Path::new(path)
-            .components()
-            .all(|c| matches!(c, std::path::Component::Normal(_)));
-    if inside {
-        Ok(dir.join(path))
-    } else {
-        Err(CliError::usage(format!(
-            "--path {path}: a folder inside the flake's"
-        )))
-    }
-}
-
-fn nothing_there(folder: &Path) -> Result<(), CliError> {
-    if folder.is_dir() && super::validate::files(folder).is_ok_and(|f| !f.is_empty()) {
-        return Err(CliError::failed(format!(
-            "{} has manifests already, and nothing is overwritten",
-            folder.display()
-        ))
-        .next("trueup validate; what init would write: trueup init --dry-run"));
-    }
-    Ok(())
 }
 
 /// All outputs that tell of hosts. Without `nixosConfigurations` (or a hive) there is no fleet; the others are extra.
@@ -297,7 +248,7 @@ fn platform(draft: &mut Draft, value: Result<Value, EvalFailure>, found: &mut Dr
                 );
             }
             if value["deployment"].is_object() {
-                flake::of_colmena(draft, &Value::Null, &value["deployment"], found);
+                tools::of_colmena(draft, &Value::Null, &value["deployment"], found);
             }
         }
         Err(e) => found.note(
@@ -406,49 +357,6 @@ fn fleet_name(dir: &Path) -> HostName {
     let name = name.trim_matches('-');
     name.parse()
         .unwrap_or_else(|_| "fleet".parse().expect("a DNS label"))
-}
-
-/// What is written is read first, as the controller would.
-fn holds(files: &[(PathBuf, String)]) -> Result<(), CliError> {
-    let read: Vec<(String, &[u8])> = files
-        .iter()
-        .map(|(path, text)| (path.display().to_string(), text.as_bytes()))
-        .collect();
-    match manifest::resolve(&read) {
-        Ok(_) => Ok(()),
-        Err(problems) => Err(CliError::failed(format!(
-            "what init would write does not hold; nothing was written\n{}",
-            manifest::render(&problems, manifest::Style::Plain).trim_end()
-        ))
-        .next("this is a mistake of trueup's: please report it, with what --dry-run of an older version or the flake says")),
-    }
-}
-
-fn write(folder: &Path, files: &[(PathBuf, String)]) -> Result<(), CliError> {
-    let fail = |path: &Path, e: std::io::Error| {
-        CliError::failed(format!("writing {}: {e}", path.display()))
-    };
-    std::fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
-    let mut made: Vec<&Path> = Vec::new();
-    for (path, text) in files {
-        let opened = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path);
-        let written = opened.and_then(|mut file| {
-            made.push(path);
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        if let Err(e) = written {
-            // Half a fleet would be taken for a whole one.
-            for path in made {
-                let _best_effort = std::fs::remove_file(path);
-            }
-            return Err(fail(path, e));
-        }
-    }
-    Ok(())
 }
 
 fn said(found: &Drafts, ctx: &mut Ctx<'_>) {
