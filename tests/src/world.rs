@@ -417,26 +417,21 @@ impl World {
     }
 
     pub fn call(&self, args: &[&str]) -> Result<Output> {
-        let mut command = self.command(&self.trueup);
-        command
-            .args(args)
-            .env("TRUEUP_SOCKET", self.socket())
-            .stdin(Stdio::null())
-            .output()
-            .context("starting trueup")
+        self.asking(args).output().context("starting trueup")
     }
 
     /// The same, and does not wait for it.
     pub fn spawn(&self, args: &[&str]) -> Result<Child> {
+        let mut command = self.asking(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().context("starting trueup")
+    }
+
+    fn asking(&self, args: &[&str]) -> Command {
         let mut command = self.command(&self.trueup);
+        let socket = ("TRUEUP_SOCKET", self.socket());
+        command.args(args).envs([socket]).stdin(Stdio::null());
         command
-            .args(args)
-            .env("TRUEUP_SOCKET", self.socket())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting trueup")
     }
 
     pub fn socket(&self) -> PathBuf {

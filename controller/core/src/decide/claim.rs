@@ -29,8 +29,8 @@ fn is_given_up(t: &Talk<'_, '_>) -> bool {
     (t.view.released || t.view.left.is_some()) && since.is_some_and(|s| s + REBOOT_MAX <= t.now)
 }
 
-/// What is shown of a host that fell silent and may be changing. It keeps its place in the limits: a machine that is half
-/// way is no machine less, and one that died of a revision is a reason to go no further.
+/// What is shown of a host that fell silent and may be changing. It keeps its place in the limits: while it is half way its
+/// group has a machine less, and one that died of a revision is a reason to go no further.
 fn silent(t: &Talk<'_, '_>, claim: &Claim) -> Verdict {
     let m = t.view.memory;
     let last = m.last_error.as_ref();
