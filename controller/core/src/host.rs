@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use trueup_schema::kind::{Adopt, ResolvedHost};
 use trueup_schema::status::{Actor, Condition, Outcome, Reason};
-use trueup_schema::wire::{Identity, Order, Report, Stage};
+use trueup_schema::wire::{AttemptState, Identity, Order, Report, Stage};
 use trueup_schema::{Digest, DrvPath, ErrorClass, HostName, Revision, StorePath, Timestamp};
 
 use crate::course::{Course, Heading, Place};
@@ -77,6 +77,15 @@ pub struct Memory {
     pub course: Option<Course>,
     /// The greatest number of a revision ([`Place::number`]) whose goal it was seen to run, confirmed.
     pub reached: u64,
+}
+
+impl Memory {
+    /// By its last word, it has begun something and not come to an end.
+    #[must_use]
+    pub fn is_at_an_attempt(&self) -> bool {
+        let attempt = self.report.as_ref().and_then(|r| r.attempt.as_ref());
+        attempt.is_some_and(|a| !matches!(a.state, AttemptState::Offered | AttemptState::Ended))
+    }
 }
 
 impl Memory {

@@ -9,7 +9,7 @@ use trueup_schema::{HostName, Revision, StorePath, Timestamp};
 use crate::admit::{self, Asked, Held, admit};
 use crate::backoff::mix;
 use crate::decide::{Decision, MISSES, Runs, Step, decide, has_secrets, runs_there};
-use crate::host::{HostView, Memory, Work};
+use crate::host::{Claim, HostView, Memory, Work};
 use crate::rollback::effective;
 use crate::way::Way;
 
@@ -112,12 +112,9 @@ pub fn plan(fleet: &FleetView<'_>, now: Timestamp, seed: u64) -> Plan {
         };
         out.hosts.insert(view.manifest.name.clone(), planned);
     }
-    let held: Vec<Held> = fleet
-        .hosts
-        .iter()
-        .filter_map(|v| v.claim)
-        .map(Held::from)
-        .collect();
+    let claims = fleet.hosts.iter().filter_map(|v| v.claim);
+    let ours = fleet.hosts.iter().filter(|v| v.left.is_none());
+    let held = held(fleet.rollout, claims, ours.map(|v| (v.manifest, v.memory)));
     let memories = fleet.hosts.iter().map(|v| (&v.manifest.name, v.memory));
     let asked: Vec<Asked> = asks.iter().map(|(v, _)| asked(v, now)).collect();
     let hosts = fleet.hosts.iter().map(|v| (v.manifest, v.memory));
@@ -158,6 +155,30 @@ pub fn asked(view: &HostView<'_>, now: Timestamp) -> Asked {
     }
 }
 
+/// Who is being changed: by our word, a claim; or by the host's own, where an attempt goes on that the database is older than.
+#[must_use]
+pub fn held<'a>(
+    rollout: &ResolvedRollout,
+    claims: impl Iterator<Item = &'a Claim>,
+    hosts: impl Iterator<Item = (&'a ResolvedHost, &'a Memory)>,
+) -> Vec<Held> {
+    let mut out: BTreeMap<HostName, Held> = hosts
+        .filter(|(_, memory)| memory.is_at_an_attempt())
+        .map(|(manifest, _)| of(rollout, manifest))
+        .collect();
+    // With the groups as they were when it was granted.
+    out.extend(claims.map(|claim| (claim.host.clone(), Held::from(claim))));
+    out.into_values().collect()
+}
+
+fn of(rollout: &ResolvedRollout, manifest: &ResolvedHost) -> (HostName, Held) {
+    let held = Held {
+        host: manifest.name.clone(),
+        groups: admit::groups(rollout, &manifest.labels),
+    };
+    (manifest.name.clone(), held)
+}
+
 /// Hosts that do not answer: who reboots another of their group would take down one more.
 #[must_use]
 pub fn down<'a>(
@@ -166,10 +187,7 @@ pub fn down<'a>(
 ) -> Vec<Held> {
     hosts
         .filter(|(_, memory)| memory.misses >= MISSES)
-        .map(|(manifest, _)| Held {
-            host: manifest.name.clone(),
-            groups: admit::groups(rollout, &manifest.labels),
-        })
+        .map(|(manifest, _)| of(rollout, manifest).1)
         .collect()
 }
 

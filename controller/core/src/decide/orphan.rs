@@ -14,10 +14,7 @@ const SYSTEM: &str = "system";
 /// Without a claim.
 pub(super) fn orphan(t: &Talk<'_, '_>, wanted: &Wanted, report: &Report) -> Option<Decision> {
     let m = t.view.memory;
-    let a = report.attempt.as_ref()?;
-    if matches!(a.state, AttemptState::Ended | AttemptState::Offered) {
-        return None;
-    }
+    let a = report.attempt.as_ref().filter(|_| m.is_at_an_attempt())?;
     let same = a
         .goals
         .iter()

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use trueup_core::absorb;
-use trueup_core::admit::{Held, admit, groups};
+use trueup_core::admit::{admit, groups};
 use trueup_core::decide::parts;
 use trueup_core::history::{self, Attempt, Cause, Word};
 use trueup_core::host::{Claim, Work};
@@ -41,12 +41,14 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         // The same three that a plan is drawn from.
         let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
         let failed = plan::failures(memories);
-        let held: Vec<Held> = state.claims.values().map(Held::from).collect();
-        let known = state
-            .hosts
-            .values()
-            .map(|c| (&c.record.manifest, &c.record.memory));
-        let down = plan::down(&fleet.fleet.rollout, known);
+        let rollout = &fleet.fleet.rollout;
+        let known = || {
+            let hosts = state.hosts.values();
+            hosts.map(|c| (&c.record.manifest, &c.record.memory))
+        };
+        let ours = known().filter(|(m, _)| !state.left.contains_key(&m.name));
+        let held = plan::held(rollout, state.claims.values(), ours);
+        let down = plan::down(rollout, known());
         let all = super::super::with_view(state, host, &sh.settings, |v| {
             let v = &effective(v);
             let Work::Done(wanted) = v.evaluation else {
@@ -180,14 +182,16 @@ pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
     if !ok {
         return;
     }
-    let waiting: Vec<HostName> = {
-        let mut state = sh.state.borrow_mut();
-        state.claims.remove(host);
-        let mut denied: Vec<_> = std::mem::take(&mut state.denied).into_iter().collect();
-        denied.sort_by(|a, b| (a.1.1, &a.0).cmp(&(b.1.1, &b.0)));
-        denied.into_iter().map(|(h, _)| h).collect()
-    };
-    for name in waiting {
+    sh.state.borrow_mut().claims.remove(host);
+    ask_again(sh);
+}
+
+/// Somebody is no longer being changed: who was denied for it asks again, the longest first.
+pub(super) fn ask_again(sh: &Rc<Shared>) {
+    let denied = std::mem::take(&mut sh.state.borrow_mut().denied);
+    let mut waiting: Vec<_> = denied.into_iter().collect();
+    waiting.sort_by(|a, b| (a.1.1, &a.0).cmp(&(b.1.1, &b.0)));
+    for (name, _) in waiting {
         sh.wake(&name, false);
     }
 }

@@ -9,8 +9,8 @@ mod witness;
 use std::rc::Rc;
 
 use trueup_core::absorb::{self, Effects};
-use trueup_core::decide::Step;
-use trueup_core::host::{Adoption, Work};
+use trueup_core::decide::{MISSES, Step};
+use trueup_core::host::{Adoption, Memory, Work};
 use trueup_schema::HostName;
 use trueup_schema::kind::ResolvedHost;
 use trueup_schema::status::{Actor, Reason, Severity, Subject};
@@ -107,6 +107,8 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     let claim = state.claims.get(host);
     let adopted = state.adoptions.get(host).and_then(|a| a.identity.as_ref());
     let memory = &mut cell.record.memory;
+    let counted = |m: &Memory| m.is_at_an_attempt() || m.misses >= MISSES;
+    let did_count = counted(memory);
     let mut effects = absorb::reported(memory, report, claim, now, seed);
     if !by_itself {
         memory.answered_at = Some(now);
@@ -117,6 +119,12 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     // A release is a step of its own: decided from the report, committed with the claim.
     cell.notes.extend(effects.notes);
     cell.dirty = true;
+    // Others may have been denied for it; where there is a claim, its release tells them.
+    let counts = counted(&cell.record.memory) || claim.is_some();
+    drop(guard);
+    if did_count && !counts {
+        claim::ask_again(sh);
+    }
 }
 
 fn apply(sh: &Rc<Shared>, host: &HostName, effects: Effects) {
