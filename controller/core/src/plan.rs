@@ -113,12 +113,13 @@ pub fn plan(fleet: &FleetView<'_>, now: Timestamp, seed: u64) -> Plan {
         out.hosts.insert(view.manifest.name.clone(), planned);
     }
     let claims = fleet.hosts.iter().filter_map(|v| v.claim);
+    // A host that was left is nobody's to wait for.
     let ours = fleet.hosts.iter().filter(|v| v.left.is_none());
-    let held = held(fleet.rollout, claims, ours.map(|v| (v.manifest, v.memory)));
+    let ours = ours.map(|v| (v.manifest, v.memory));
+    let held = held(fleet.rollout, claims, ours.clone());
     let memories = fleet.hosts.iter().map(|v| (&v.manifest.name, v.memory));
     let asked: Vec<Asked> = asks.iter().map(|(v, _)| asked(v, now)).collect();
-    let hosts = fleet.hosts.iter().map(|v| (v.manifest, v.memory));
-    let down = down(fleet.rollout, hosts);
+    let down = down(fleet.rollout, ours);
     let mut verdicts = admit(fleet.rollout, &held, &down, &asked, &failures(memories));
     for (view, seed) in asks {
         let name = &view.manifest.name;

@@ -121,7 +121,7 @@ fn standing(record: &HostRecord, stored: &Stored) -> Standing {
             back.closure = Work::Done(());
             Some(back)
         }),
-        left: stored.inputs.left.get(name).cloned(),
+        left: stored.inputs.left.get(name).filter(|l| l.managed).cloned(),
         waits_for: waits_for(record, stored),
     }
 }

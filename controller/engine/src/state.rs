@@ -123,6 +123,13 @@ impl Closure {
     }
 }
 
+impl State {
+    /// Was it left for good, and is not a host of the trunk again since?
+    pub fn has_left(&self, host: &HostName) -> bool {
+        self.left.get(host).is_some_and(|l| l.managed)
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     pub source: SourceRecord,

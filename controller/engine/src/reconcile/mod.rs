@@ -205,7 +205,7 @@ fn with_view<T>(
         nudge: open_nudge(state, host),
         rollback: state.rollbacks.get(host),
         // Of an older word, from before the trunk had this host (again).
-        left: state.left.get(host).filter(|l| l.managed),
+        left: state.left.get(host).filter(|_| state.has_left(host)),
         released: !fleet.hosts.contains_key(host),
         waits_for: &waits_for,
         report_interval: settings.report_interval,
@@ -244,4 +244,4 @@ fn expire(state: &mut State, host: &HostName, now: Timestamp) {
 }
 
 pub(crate) use absorb::is_stale;
-pub(crate) use steps::target_of;
+pub(crate) use steps::{ask_again, target_of};

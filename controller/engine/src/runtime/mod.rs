@@ -190,7 +190,12 @@ async fn inputs(sh: Rc<Shared>, mut wakes: mpsc::Receiver<Wake>) {
             state.taken.retain(|id| open.contains(id));
         }
         match wake {
-            Wake::Key(host) => sh.wake(&host, true),
+            Wake::Key(host) => {
+                sh.wake(&host, true);
+                if sh.state.borrow().has_left(&host) {
+                    reconcile::ask_again(&sh);
+                }
+            }
             Wake::Builds => pipeline::build::forget_failures(&sh).await,
             Wake::Source => {}
             Wake::All => sh.wake_all(),

@@ -42,12 +42,13 @@ pub(super) async fn ask(sh: &Rc<Shared>, host: &HostName, correction: bool) {
         let memories = state.hosts.iter().map(|(n, c)| (n, &c.record.memory));
         let failed = plan::failures(memories);
         let rollout = &fleet.fleet.rollout;
+        // A host that was left is nobody's to wait for.
         let known = || {
-            let hosts = state.hosts.values();
-            hosts.map(|c| (&c.record.manifest, &c.record.memory))
+            let hosts = state.hosts.values().map(|c| &c.record);
+            let ours = hosts.filter(|r| !state.has_left(&r.manifest.name));
+            ours.map(|r| (&r.manifest, &r.memory))
         };
-        let ours = known().filter(|(m, _)| !state.left.contains_key(&m.name));
-        let held = plan::held(rollout, state.claims.values(), ours);
+        let held = plan::held(rollout, state.claims.values(), known());
         let down = plan::down(rollout, known());
         let all = super::super::with_view(state, host, &sh.settings, |v| {
             let v = &effective(v);
@@ -187,7 +188,7 @@ pub(super) async fn release(sh: &Rc<Shared>, host: &HostName) {
 }
 
 /// Somebody is no longer being changed: who was denied for it asks again, the longest first.
-pub(super) fn ask_again(sh: &Rc<Shared>) {
+pub(crate) fn ask_again(sh: &Rc<Shared>) {
     let denied = std::mem::take(&mut sh.state.borrow_mut().denied);
     let mut waiting: Vec<_> = denied.into_iter().collect();
     waiting.sort_by(|a, b| (a.1.1, &a.0).cmp(&(b.1.1, &b.0)));

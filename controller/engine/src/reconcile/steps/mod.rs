@@ -20,6 +20,8 @@ use crate::pipeline;
 use crate::ports::{Target, TransportError, TransportFault};
 use crate::state::{Shared, note, put};
 
+pub(crate) use claim::ask_again;
+
 pub(super) async fn run(sh: &Rc<Shared>, host: &HostName, step: Step) {
     match step {
         Step::Wait { .. } => {}
