@@ -17,6 +17,17 @@ pub struct Held {
     pub groups: BTreeMap<String, String>,
 }
 
+impl Held {
+    /// A host with these labels, by the groups that they are now.
+    #[must_use]
+    pub fn of(rollout: &ResolvedRollout, host: &HostName, labels: &Labels) -> Self {
+        Self {
+            host: host.clone(),
+            groups: groups(rollout, labels),
+        }
+    }
+}
+
 impl From<&Claim> for Held {
     fn from(claim: &Claim) -> Self {
         Self {
@@ -76,10 +87,7 @@ pub fn admit(
     for ask in order {
         let verdict = one(rollout, &holding, down, ask, failed);
         if verdict.is_ok() {
-            holding.push(Held {
-                host: ask.host.clone(),
-                groups: groups(rollout, &ask.labels),
-            });
+            holding.push(Held::of(rollout, &ask.host, &ask.labels));
         }
         out.insert(ask.host.clone(), verdict);
     }

@@ -165,19 +165,11 @@ pub fn held<'a>(
 ) -> Vec<Held> {
     let mut out: BTreeMap<HostName, Held> = hosts
         .filter(|(_, memory)| memory.is_at_an_attempt())
-        .map(|(manifest, _)| of(rollout, manifest))
+        .map(|(m, _)| (m.name.clone(), Held::of(rollout, &m.name, &m.labels)))
         .collect();
     // With the groups as they were when it was granted.
     out.extend(claims.map(|claim| (claim.host.clone(), Held::from(claim))));
     out.into_values().collect()
-}
-
-fn of(rollout: &ResolvedRollout, manifest: &ResolvedHost) -> (HostName, Held) {
-    let held = Held {
-        host: manifest.name.clone(),
-        groups: admit::groups(rollout, &manifest.labels),
-    };
-    (manifest.name.clone(), held)
 }
 
 /// Hosts that do not answer: who reboots another of their group would take down one more.
@@ -188,7 +180,7 @@ pub fn down<'a>(
 ) -> Vec<Held> {
     hosts
         .filter(|(_, memory)| memory.misses >= MISSES)
-        .map(|(manifest, _)| of(rollout, manifest).1)
+        .map(|(m, _)| Held::of(rollout, &m.name, &m.labels))
         .collect()
 }
 

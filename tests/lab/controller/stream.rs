@@ -51,6 +51,11 @@ fn tried(world: &World, name: &str, commits: &[String]) -> Vec<usize> {
     items.iter().rev().map(place).collect()
 }
 
+fn catches_up(world: &World) -> bool {
+    let told = world.trueup(&["describe", "host/web-1"]).unwrap();
+    told.contains("catching up")
+}
+
 fn waits_for(world: &World, name: &str) -> Child {
     let args = ["reconcile", "--host", name, "--wait"];
     world.spawn(&args).unwrap()
@@ -75,8 +80,7 @@ fn commits_that_come_faster_than_builds_and_activations_starve_nobody() {
         if n == 3 {
             waiting = TWO.map(|name| (name, Some(waits_for(&world, name))));
         }
-        let told = world.trueup(&["describe", "host/web-1"]).unwrap();
-        caught_up |= told.contains("catching up");
+        caught_up |= catches_up(&world);
         let due = PACE * u32::try_from(n + 1).unwrap();
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
     }
@@ -105,9 +109,5 @@ fn commits_that_come_faster_than_builds_and_activations_starve_nobody() {
         let every = world.switches(name).unwrap();
         assert!(every.values().all(|n| *n == 1), "{name}: {every:?}");
     }
-    wait(world.patience, || {
-        let state = world.status("web-1").ok()?;
-        state["catchingUp"].is_null().then_some(())
-    })
-    .unwrap();
+    wait(world.patience, || (!catches_up(&world)).then_some(())).expect("it has caught up");
 }

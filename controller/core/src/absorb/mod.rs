@@ -309,18 +309,36 @@ fn ended(
     m.needs = None;
 }
 
+/// The host answered what it was asked: a report that tells of everything that was sent before. `machine_id`: of the host that
+/// was adopted.
+pub fn answered(
+    m: &mut Memory,
+    report: Report,
+    claim: Option<&Claim>,
+    machine_id: Option<&str>,
+    now: Timestamp,
+    seed: u64,
+) -> Effects {
+    let mut out = reported(m, report, claim, now, seed);
+    m.answered_at = Some(now);
+    if let Some(claim) = claim {
+        forgotten(m, claim, machine_id, now, seed, &mut out);
+    }
+    out
+}
+
 /// The host, asked, no longer knows of the attempt that it said it began: what it kept is lost, or it was installed anew.
-/// Nothing of it goes on there, so it ended. No effects: it does know, or another machine answered.
-pub fn forgotten(
+/// Nothing of it goes on there, so it ended; unless another machine answered.
+fn forgotten(
     m: &mut Memory,
     claim: &Claim,
     machine_id: Option<&str>,
     now: Timestamp,
     seed: u64,
-) -> Effects {
-    let mut out = Effects::default();
+    out: &mut Effects,
+) {
     let Some(report) = &m.report else {
-        return out;
+        return;
     };
     let attempt = report.attempt.as_ref().map(|a| a.order);
     if m.begun != Some(claim.order)
@@ -328,7 +346,7 @@ pub fn forgotten(
         || machine_id != Some(&report.identity.machine_id)
         || m.ended.as_ref().is_some_and(|e| e.order == claim.order)
     {
-        return out;
+        return;
     }
     let boot_id = Some(report.boot_id.clone());
     let (severity, reason) = told(Outcome::Interrupted);
@@ -336,7 +354,7 @@ pub fn forgotten(
     out.notes.push(note(severity, reason, message.clone()));
     out.release = true;
     let digest = &claim.digest;
-    failed(m, Fault::None, digest, &message, now, seed, &mut out);
+    failed(m, Fault::None, digest, &message, now, seed, out);
     m.rebooting_since = None;
     m.ended = Some(Ended {
         order: claim.order,
@@ -349,7 +367,6 @@ pub fn forgotten(
         way: claim.way,
         boot_id,
     });
-    out
 }
 
 /// What an attempt that did not end well says of its goal.

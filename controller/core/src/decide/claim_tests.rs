@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trueup_schema::kind::Adopt;
 use trueup_schema::status::{Outcome, Phase};
-use trueup_schema::wire::{OfferReply, Order};
+use trueup_schema::wire::{OfferReply, Order, Report};
 use trueup_schema::{ErrorClass, Timestamp};
 
 use super::*;
@@ -34,13 +34,17 @@ fn misses(s: &mut Standing, at: Timestamp) {
     }
 }
 
-/// Says, when asked, what it said before, and what `change` makes of it.
-fn answers(s: &mut Standing, at: Timestamp, change: impl FnOnce(&mut trueup_schema::wire::Report)) {
+/// Says, when asked, what it said before, and what `change` makes of it. Does that end the claim?
+fn says(
+    s: &mut Standing,
+    at: Timestamp,
+    machine_id: Option<&str>,
+    change: impl FnOnce(&mut Report),
+) -> bool {
     let mut report = s.memory.report.clone().unwrap();
     change(&mut report);
     let claim = s.claim.clone();
-    absorb::reported(&mut s.memory, report, claim.as_ref(), at, 1);
-    s.memory.answered_at = Some(at);
+    absorb::answered(&mut s.memory, report, claim.as_ref(), machine_id, at, 1).release
 }
 
 fn begins(s: &mut Standing) {
@@ -52,11 +56,6 @@ fn begins(s: &mut Standing) {
 
 fn decided(s: &Standing, at: Timestamp) -> Decision {
     decide(&s.view(Adopt::Auto, Duration::from_secs(300)), at, 1)
-}
-
-fn forgets(s: &mut Standing, at: Timestamp, machine_id: Option<&str>) -> bool {
-    let claim = s.claim.clone().unwrap();
-    absorb::forgotten(&mut s.memory, &claim, machine_id, at, 1).release
 }
 
 #[test]
@@ -72,7 +71,7 @@ fn a_claim_whose_offer_was_not_answered_is_held_until_the_host_answers() {
     assert_eq!(d.verdict.phase, Phase::Unreachable);
     assert!(d.verdict.message.contains("counts as changing"), "{d:?}");
     // Its own word, after which it takes the intent no more.
-    answers(&mut s, now() + LATER, |_| {});
+    says(&mut s, now() + LATER, None, |_| {});
     assert_eq!(decided(&s, now() + LATER).step, Step::Release);
 }
 
@@ -124,11 +123,15 @@ fn a_host_that_lost_what_it_began_is_offered_it_again_after_a_while() {
         "what it said before is no answer"
     );
     let later = now() + MINUTE;
-    answers(&mut s, later, |r| r.greatest = None);
-    assert!(!forgets(&mut s, later, Some("another")), "another machine");
-    assert!(!forgets(&mut s, later, None), "not known to be ours");
-    assert!(forgets(&mut s, later, Some(&machine)));
-    assert!(!forgets(&mut s, later, Some(&machine)), "counts once");
+    let mut forgets = |machine_id| {
+        says(&mut s, later, machine_id, |r: &mut Report| {
+            r.greatest = None
+        })
+    };
+    assert!(!forgets(Some("another")), "another machine");
+    assert!(!forgets(None), "not known to be ours");
+    assert!(forgets(Some(&machine)));
+    assert!(!forgets(Some(&machine)), "counts once");
     assert_eq!(decided(&s, later).step, Step::Release);
     let ended = s.memory.ended.clone().unwrap();
     assert_eq!(ended.outcome, Outcome::Interrupted);
@@ -147,9 +150,9 @@ fn a_host_that_knows_of_the_attempt_did_not_lose_it() {
     let machine = s.memory.report.clone().unwrap().identity.machine_id;
     begins(&mut s);
     let order = Order { term: 1, serial: 1 };
-    answers(&mut s, now(), |r| r.greatest = Some(order));
-    assert!(!forgets(&mut s, now(), Some(&machine)));
+    let knows = |r: &mut Report| r.greatest = Some(order);
+    assert!(!says(&mut s, now(), Some(&machine), knows));
     // Nor one that never said that it began.
     let mut s = claimed();
-    assert!(!forgets(&mut s, now(), Some(&machine)));
+    assert!(!says(&mut s, now(), Some(&machine), |_| {}));
 }

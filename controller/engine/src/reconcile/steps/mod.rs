@@ -111,13 +111,11 @@ pub(super) fn absorb_report(sh: &Rc<Shared>, host: &HostName, report: Report, by
     let memory = &mut cell.record.memory;
     let counted = |m: &Memory| m.is_at_an_attempt() || m.misses >= MISSES;
     let did_count = counted(memory);
-    let mut effects = absorb::reported(memory, report, claim, now, seed);
-    if !by_itself {
-        memory.answered_at = Some(now);
-        let machine = adopted.map(|i| i.machine_id.as_str());
-        let lost = claim.map(|c| absorb::forgotten(memory, c, machine, now, seed));
-        effects.notes.extend(lost.into_iter().flat_map(|e| e.notes));
-    }
+    let machine = adopted.map(|i| i.machine_id.as_str());
+    let effects = match by_itself {
+        true => absorb::reported(memory, report, claim, now, seed),
+        false => absorb::answered(memory, report, claim, machine, now, seed),
+    };
     // A release is a step of its own: decided from the report, committed with the claim.
     cell.notes.extend(effects.notes);
     cell.dirty = true;
